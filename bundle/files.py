@@ -1,0 +1,98 @@
+"""Files and folders that appear whole or not at all: write aside, fsync, rename.
+
+Knows nothing of what is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_CHUNK_BYTES = 1 << 20
+
+
+def sha256_of(path: Path) -> str:
+    """Return the file's sha256 as lower-case hex, reading it in chunks of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that a reader sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(aside).chmod(0o644)
+        Path(aside).replace(path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+@contextmanager
+def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that becomes `path` when the block ends without an error.
+
+    With `replace`, an existing `path` is swapped out and removed; without it, an existing `path` is an error.
+
+    Raises:
+        FileExistsError: `path` exists, is not an empty folder, and `replace` is false.
+    """
+    if not replace and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        msg = f"{path}: got an existing folder, want a new one"
+        raise FileExistsError(msg)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield aside
+        aside.chmod(0o755)
+        for file in sorted(aside.rglob("*")):
+            if file.is_file():
+                _sync_file(file)
+        _sync_folder(aside)
+        _swap_in(aside, path)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _swap_in(aside: Path, path: Path) -> None:
+    """Rename `aside` to `path`; a previous folder is moved away first and removed after."""
+    if not path.exists():
+        aside.rename(path)
+        return
+    previous = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+    path.rename(previous / "previous")
+    try:
+        aside.rename(path)
+    except BaseException:
+        (previous / "previous").rename(path)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,1 @@
+"""Checkpoint → serving graph → ONNX → bundle, with parity checks before anything is written."""

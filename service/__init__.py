@@ -1,0 +1,1 @@
+"""The ranking service: FastAPI in front, ONNX Runtime behind, fusion between; never imports torch."""
