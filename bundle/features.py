@@ -144,9 +144,7 @@ class NumericFeature(_Feature):
         return 1 if isinstance(self.encoding, QuantileEncoding) else 0
 
 
-Feature = Annotated[
-    CategoricalFeature | CategoricalListFeature | NumericFeature, Field(discriminator="kind")
-]
+Feature = Annotated[CategoricalFeature | CategoricalListFeature | NumericFeature, Field(discriminator="kind")]
 
 
 class FeatureSchema(_Model):
@@ -164,6 +162,8 @@ class FeatureSchema(_Model):
         names = [feature.name for feature in self.features]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"feature names must be unique, found twice: {', '.join(twice)}")
+        if all(feature.side != "item" for feature in self.features):
+            raise ValueError("at least one feature must be of side item, else all candidates are alike")
         return self
 
     def of_side(self, *sides: Side) -> tuple[Feature, ...]:

@@ -1,0 +1,309 @@
+"""Raw feature values → model input, the one implementation that training and serving share.
+
+Per part of the schema (request: user and context; item) the input is a matrix of integer codes and a matrix
+of standardised numbers. Code columns stand in schema order, lists after single values; a list feature takes
+`max_length` columns, filled with the missing code. Nothing here depends on the process, the platform or the
+order of rows.
+
+Legend: N rows, C code columns, V value columns, L a list feature's max_length.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bundle.columns import Column, ListColumn, lists_from_python, values_from_python
+from bundle.errors import NotFinite, SchemaNotFitted, UnknownFeature, WrongLength, WrongType
+from bundle.features import (
+    FIRST_CODE,
+    MISSING_CODE,
+    UNSEEN_CODE,
+    CategoricalFeature,
+    CategoricalListFeature,
+    Feature,
+    FeatureSchema,
+    HashEncoding,
+    NumericFeature,
+    QuantileEncoding,
+    StandardiseEncoding,
+    VocabularyEncoding,
+)
+
+Codes = NDArray[np.int32]
+Values = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class EncodedPart:
+    """Model input of one part of the schema.
+
+    Attributes:
+        codes_NC: int32 [N, C].
+        values_NV: float32 [N, V]; each standardised feature takes two columns: value, 1 where missing.
+        missing: rows without a value, by feature; only features with any.
+    """
+
+    codes_NC: Codes
+    values_NV: Values
+    missing: dict[str, int]
+
+
+class PartEncoder:
+    """Encodes the columns of one part of a fitted schema; built once, used for every request or file."""
+
+    def __init__(self, features: Sequence[Feature]) -> None:
+        """Build the look-ups of each feature.
+
+        Raises:
+            SchemaNotFitted: an encoding lacks what training stores in it.
+        """
+        self.code_features = code_features(features)
+        self.value_features = value_features(features)
+        self.names = frozenset(feature.name for feature in features)
+        self.code_columns = sum(feature.columns for feature in self.code_features)
+        self.value_columns = 2 * len(self.value_features)
+        self._features = {feature.name: feature for feature in features}
+        self._lookups = {f.name: _lookup(f) for f in self.code_features}
+        self._default_codes = {f.name: self._default_code(f) for f in self.code_features}
+
+    def encode(self, columns: Mapping[str, Column | ListColumn], rows: int) -> EncodedPart:
+        """Return the model input of `rows` rows; a feature without a column is missing in every row.
+
+        Raises:
+            UnknownFeature: a column that the schema does not hold.
+            WrongLength: a column of another number of rows.
+            WrongType: values of another type than the schema declares.
+            NotFinite: NaN or infinity in a numeric feature.
+        """
+        if unknown := columns.keys() - self.names:
+            raise UnknownFeature(
+                f"feature {min(unknown)!r}", found="an unknown name", expected=f"one of {_shortened(self.names)}"
+            )
+        for name, column in columns.items():
+            if len(column) != rows:
+                raise WrongLength(f"feature {name!r}", found=f"{len(column)} rows", expected=f"{rows} rows")
+        codes_NC = np.empty((rows, self.code_columns), dtype=np.int32)
+        values_NV = np.empty((rows, self.value_columns), dtype=np.float32)
+        missing: dict[str, int] = {}
+        at = 0
+        for feature in self.code_features:
+            end = at + feature.columns
+            lacking = self._fill_codes(feature, columns.get(feature.name), codes_NC[:, at:end])
+            if lacking:
+                missing[feature.name] = lacking
+            at = end
+        for index, feature in enumerate(self.value_features):
+            lacking = _fill_values(feature, columns.get(feature.name), values_NV[:, 2 * index : 2 * index + 2])
+            if lacking:
+                missing[feature.name] = lacking
+        return EncodedPart(codes_NC, values_NV, missing)
+
+    def columns_from_python(self, columns: Mapping[str, Sequence[object]]) -> dict[str, Column | ListColumn]:
+        """Return typed columns from lists of Python values, where None is missing.
+
+        Raises:
+            UnknownFeature: a name that the schema does not hold.
+            WrongType: values of another type than the schema declares, named with the first such row.
+        """
+        typed: dict[str, Column | ListColumn] = {}
+        for name, values in columns.items():
+            feature = self._features.get(name)
+            if feature is None:
+                raise UnknownFeature(
+                    f"feature {name!r}", found="an unknown name", expected=f"one of {_shortened(self.names)}"
+                )
+            if isinstance(feature, CategoricalListFeature):
+                typed[name] = lists_from_python(name, values, _type_of(feature))
+            else:
+                typed[name] = values_from_python(name, values, _type_of(feature))
+        return typed
+
+    def _fill_codes(self, feature: Feature, column: Column | ListColumn | None, out: Codes) -> int:
+        """Write one feature's codes into `out` [N, columns]; return how many rows lack a value."""
+        if column is None:
+            out[:] = self._default_codes[feature.name]
+            return len(out)
+        lookup = self._lookups[feature.name]
+        if isinstance(feature, CategoricalListFeature):
+            return _fill_list(feature, column, lookup, out)
+        if isinstance(column, ListColumn):
+            raise WrongType(f"feature {feature.name!r}", found="a list", expected=f"one {_type_of(feature)}")
+        _check_dtype(feature, column)
+        codes = lookup(column.values)
+        if column.indices is not None:
+            codes = codes[column.indices]
+        out[:, 0] = codes
+        if column.missing is None:
+            return 0
+        out[column.missing, 0] = self._default_codes[feature.name]
+        return int(np.count_nonzero(column.missing))
+
+    def _default_code(self, feature: Feature) -> int:
+        """Return the code written where a value is missing: the default's, or the missing code."""
+        if feature.default is None:
+            return MISSING_CODE
+        column = values_from_python(feature.name, [feature.default], _type_of(feature))
+        return int(self._lookups[feature.name](column.values)[0])
+
+
+class SchemaEncoder:
+    """Both parts of a fitted schema: `request` (user, then context features) and `item`."""
+
+    def __init__(self, schema: FeatureSchema) -> None:
+        """Build the two part encoders."""
+        schema.check_fitted()
+        self.schema = schema
+        self.request = PartEncoder(schema.request_part)
+        self.item = PartEncoder(schema.item_part)
+
+
+def code_features(features: Sequence[Feature]) -> tuple[Feature, ...]:
+    """Return the features that have code columns, in column order: single values, then lists."""
+    single = tuple(f for f in features if f.columns and not isinstance(f, CategoricalListFeature))
+    return single + tuple(f for f in features if isinstance(f, CategoricalListFeature))
+
+
+def value_features(features: Sequence[Feature]) -> tuple[NumericFeature, ...]:
+    """Return the standardised features, in column order."""
+    return tuple(f for f in features if isinstance(f, NumericFeature) and not f.columns)
+
+
+def hash_codes(values: NDArray[np.generic], buckets: int) -> Codes:
+    """Return codes [N] in [FIRST_CODE, FIRST_CODE + buckets) of integers or strings.
+
+    Integers enter as themselves, strings as the CRC-32 of their UTF-8 bytes; both are then mixed by the
+    finaliser of SplitMix64 (Steele et al., 2014) and reduced modulo `buckets`.
+    """
+    if values.dtype.kind in "iu":
+        keys = values.astype(np.int64).view(np.uint64)
+    else:
+        keys = np.fromiter(
+            (zlib.crc32(str(v).encode("utf-8", "surrogatepass")) for v in values), np.uint64, len(values)
+        )
+    keys = keys + np.uint64(0x9E3779B97F4A7C15)
+    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    keys = keys ^ (keys >> np.uint64(31))
+    return (keys % np.uint64(buckets)).astype(np.int32) + np.int32(FIRST_CODE)
+
+
+def bucket_codes(values: NDArray[np.float64], edges: NDArray[np.float64]) -> Codes:
+    """Return codes [N] of numbers by quantile edges: FIRST_CODE + the number of edges <= x."""
+    return np.searchsorted(edges, values, side="right").astype(np.int32) + np.int32(FIRST_CODE)
+
+
+def _lookup(feature: Feature) -> Callable[[NDArray[np.generic]], Codes]:
+    """Return the function from typed values [N] to codes [N] of one feature with code columns."""
+    encoding = feature.encoding
+    if isinstance(encoding, HashEncoding):
+        buckets = encoding.buckets
+        return lambda values: hash_codes(values, buckets)
+    if isinstance(encoding, VocabularyEncoding):
+        return _vocabulary_lookup(feature.name, encoding)
+    if isinstance(encoding, QuantileEncoding) and encoding.edges is not None:
+        edges = np.asarray(encoding.edges, dtype=np.float64)
+        return lambda values: bucket_codes(_finite(feature.name, values), edges)
+    raise SchemaNotFitted(f"feature {feature.name!r}", found=encoding.type, expected="a fitted encoding")
+
+
+def _vocabulary_lookup(name: str, encoding: VocabularyEncoding) -> Callable[[NDArray[np.generic]], Codes]:
+    if encoding.values is None:
+        raise SchemaNotFitted(f"feature {name!r}", found="no vocabulary values", expected="a fitted schema")
+    if encoding.values and isinstance(encoding.values[0], str):
+        codes = {value: FIRST_CODE + index for index, value in enumerate(encoding.values)}
+        get = codes.get
+        return lambda values: np.fromiter((get(str(v), UNSEEN_CODE) for v in values), np.int32, len(values))
+    known = np.asarray(encoding.values, dtype=np.int64)
+    order = np.argsort(known, kind="stable")
+    ordered = known[order]
+
+    def lookup(values: NDArray[np.generic]) -> Codes:
+        if not len(ordered):
+            return np.full(len(values), UNSEEN_CODE, dtype=np.int32)
+        wanted = values.astype(np.int64)
+        at = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
+        found = np.where(ordered[at] == wanted, FIRST_CODE + order[at], UNSEEN_CODE)
+        return found.astype(np.int32)
+
+    return lookup
+
+
+def _fill_list(
+    feature: CategoricalListFeature,
+    column: Column | ListColumn,
+    lookup: Callable[[NDArray[np.generic]], Codes],
+    out_NL: Codes,
+) -> int:
+    """Write the codes of a list feature, cut at its max_length; return how many rows have no value."""
+    if not isinstance(column, ListColumn):
+        raise WrongType(f"feature {feature.name!r}", found="single values", expected="a list per row")
+    _check_dtype(feature, column.items)
+    codes = lookup(column.items.values)
+    if column.items.indices is not None:
+        codes = codes[column.items.indices]
+    starts, lengths = column.offsets[:-1], np.diff(column.offsets)
+    kept = np.minimum(lengths, feature.max_length)
+    rows = np.repeat(np.arange(len(kept)), kept)
+    slots = np.arange(len(rows)) - np.repeat(np.cumsum(kept) - kept, kept)
+    out_NL[:] = MISSING_CODE
+    out_NL[rows, slots] = codes[np.repeat(starts, kept) + slots]
+    return int(np.count_nonzero(kept == 0))
+
+
+def _fill_values(feature: NumericFeature, column: Column | ListColumn | None, out_N2: Values) -> int:
+    """Write a standardised feature's value and missing columns; return how many rows lack a value."""
+    encoding = feature.encoding
+    if not isinstance(encoding, StandardiseEncoding) or encoding.mean is None or encoding.deviation is None:
+        raise SchemaNotFitted(f"feature {feature.name!r}", found="no mean", expected="a fitted schema")
+    if isinstance(column, ListColumn):
+        raise WrongType(f"feature {feature.name!r}", found="a list", expected="one number")
+    rows = len(out_N2)
+    missing = np.ones(rows, dtype=bool) if column is None else column.missing
+    values = np.zeros(rows) if column is None else _finite(feature.name, column.plain())
+    lacking = 0 if missing is None else int(np.count_nonzero(missing))
+    if missing is not None and feature.default is not None:
+        values = np.where(missing, feature.default, values)
+        missing = None
+    if encoding.log1p:
+        values = np.sign(values) * np.log1p(np.abs(values))
+    scaled = np.clip((values - encoding.mean) / encoding.deviation, -encoding.clip, encoding.clip)
+    out_N2[:, 0] = scaled if missing is None else np.where(missing, 0.0, scaled)
+    out_N2[:, 1] = 0.0 if missing is None else missing
+    return lacking
+
+
+def _finite(name: str, values: NDArray[np.generic]) -> NDArray[np.float64]:
+    """Return the values as float64, all finite."""
+    numbers = values.astype(np.float64)
+    finite = np.isfinite(numbers)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise NotFinite(f"feature {name!r} row {row}", found=numbers[row], expected="a finite number")
+    return numbers
+
+
+def _check_dtype(feature: Feature, column: Column) -> None:
+    """Check that typed values are of the type that the schema declares."""
+    wanted = _type_of(feature)
+    kinds = {"integer": "iu", "number": "iuf", "string": "UO"}[wanted]
+    if column.values.dtype.kind not in kinds:
+        raise WrongType(f"feature {feature.name!r}", found=str(column.values.dtype), expected=f"{wanted} values")
+
+
+def _type_of(feature: Feature) -> str:
+    """Return "integer", "string" or "number"."""
+    if isinstance(feature, CategoricalFeature | CategoricalListFeature):
+        if feature.value_type is None:
+            raise SchemaNotFitted(f"feature {feature.name!r}", found="no value_type", expected="a fitted schema")
+        return feature.value_type
+    return "number"
+
+
+def _shortened(names: frozenset[str]) -> str:
+    shown = sorted(names)[:20]
+    return ", ".join(shown) + (f" … ({len(names)} in all)" if len(names) > len(shown) else "")

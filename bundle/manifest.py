@@ -1,0 +1,215 @@
+"""manifest.json: what a bundle holds, which tensors its graph takes and gives, and how it was made.
+
+A bundle is a folder `models/<name>/<version>/` with `manifest.json`, `model.onnx` (and external weights),
+`features.json` and `golden.npz`. Task order is named here, once; every array's task axis follows it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bundle.errors import (
+    FileDigest,
+    FileMissing,
+    FileNotListed,
+    FileSize,
+    FileUnsafe,
+    ManifestInvalid,
+    ManifestMissing,
+    ManifestVersion,
+)
+from bundle.files import sha256_of
+
+MANIFEST_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+MODEL_FILE = "model.onnx"
+FEATURES_FILE = "features.json"
+GOLDEN_FILE = "golden.npz"
+MANIFEST_BYTES_LIMIT = 16 << 20
+
+REQUEST_CODES = "request_codes"
+REQUEST_VALUES = "request_values"
+ITEM_CODES = "item_codes"
+ITEM_VALUES = "item_values"
+P = "p"
+P_JOINT = "p_joint"
+P_UP = "p_up"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Tensor(_Model):
+    """One input or output of the graph; "N" in a shape is the number of candidates."""
+
+    name: str
+    dtype: Literal["int32", "float32"]
+    shape: tuple[int | Literal["N"], ...]
+
+
+class FileEntry(_Model):
+    """Size and digest of one file."""
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    size_bytes: int = Field(ge=0)
+
+
+class Calibration(_Model):
+    """Per-task calibration fitted on validation rows: p' = sigmoid(logit(p) / temperature + offset)."""
+
+    temperature: float = Field(gt=0)
+    offset: float
+    pcoc_before: float | None = None
+    pcoc_after: float | None = None
+
+
+class Task(_Model):
+    """One predicted behaviour.
+
+    Attributes:
+        name: as in the fusion policy and every answer.
+        kind: whether the behaviour is wanted (`positive`) or a complaint (`negative`).
+        base_rate: share of positive labels in the training rows.
+        alpha: upper bound of P(task|¬UP) (Eq. 7); None for a model without the latent state.
+        calibration: fitted on validation, applied by a fusion policy that asks for it.
+    """
+
+    name: str = Field(pattern="^[a-z][a-z0-9_]*$", max_length=64)
+    kind: Literal["positive", "negative"] = "positive"
+    base_rate: float = Field(ge=0, le=1)
+    alpha: float | None = Field(default=None, gt=0, lt=1)
+    calibration: Calibration | None = None
+
+
+class Parity(_Model):
+    """How far the graph's outputs lie from the trained network's on real rows."""
+
+    tolerance: float = Field(gt=0)
+    max_abs_error: float = Field(ge=0)
+    rows: int = Field(ge=1)
+
+
+class Provenance(_Model):
+    """Where the model comes from."""
+
+    data_fingerprint: str
+    git_commit: str
+    created_at: str
+    loss: str
+    seed: int
+
+
+class Manifest(_Model):
+    """The whole of manifest.json."""
+
+    schema_version: Literal[1] = 1
+    architecture: str
+    tasks: tuple[Task, ...] = Field(min_length=1)
+    inputs: tuple[Tensor, ...] = Field(min_length=1)
+    outputs: tuple[Tensor, ...] = Field(min_length=1)
+    opset: int = Field(ge=13)
+    precision: Literal["fp32", "int8"] = "fp32"
+    parity: Parity
+    files: dict[str, FileEntry]
+    offline_metrics: dict[str, object] = {}
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [task.name for task in self.tasks]
+        if len(set(names)) != len(names):
+            raise ValueError("task names must be unique")
+        for tensors in (self.inputs, self.outputs):
+            if len({tensor.name for tensor in tensors}) != len(tensors):
+                raise ValueError("tensor names must be unique")
+        wanted = {P, P_JOINT, P_UP} if self.has_latent else {P}
+        if (found := {tensor.name for tensor in self.outputs}) != wanted:
+            raise ValueError(f"outputs {sorted(found)} must be {sorted(wanted)}")
+        if any((task.alpha is not None) != self.has_latent for task in self.tasks):
+            raise ValueError("alpha must be given for every task of a model with p_up, and for no other")
+        for file in (MODEL_FILE, FEATURES_FILE, GOLDEN_FILE):
+            if file not in self.files:
+                raise ValueError(f"files must list {file}")
+        return self
+
+    @property
+    def has_latent(self) -> bool:
+        """Whether the model gives P(UP)."""
+        return any(tensor.name == P_UP for tensor in self.outputs)
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Task names in the order of every task axis."""
+        return tuple(task.name for task in self.tasks)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return the manifest of a bundle folder; its files are not looked at.
+
+    Raises:
+        ManifestMissing, ManifestVersion, ManifestInvalid: see `bundle.errors`.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        if path.stat().st_size > MANIFEST_BYTES_LIMIT:
+            raise ManifestInvalid(
+                str(path), found=f"{path.stat().st_size} bytes", expected=f"at most {MANIFEST_BYTES_LIMIT}"
+            )
+        raw = path.read_bytes()
+    except OSError as exc:
+        raise ManifestMissing(str(path), found=exc.strerror, expected="a manifest") from exc
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError) as exc:
+        raise ManifestInvalid(str(path), found=f"{exc}", expected="a JSON document") from exc
+    if not isinstance(document, dict):
+        raise ManifestInvalid(str(path), found=type(document).__name__, expected="an object")
+    if (version := document.get("schema_version")) != MANIFEST_VERSION:
+        raise ManifestVersion(f"{path}: schema_version", found=version, expected=MANIFEST_VERSION)
+    try:
+        return Manifest.model_validate_json(raw)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "document"
+        found = repr(first["input"])
+        raise ManifestInvalid(f"{path}: {place}", found=found[:80], expected=first["msg"]) from None
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Check that the folder holds exactly the manifest's files, whole and unchanged.
+
+    Raises:
+        FileMissing, FileNotListed, FileUnsafe, FileSize, FileDigest: see `bundle.errors`.
+    """
+    present = {entry.relative_to(folder).as_posix() for entry in folder.rglob("*") if not entry.is_dir()}
+    for name in sorted(manifest.files):
+        path = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise FileUnsafe(f"{folder}: file {name!r}", found="a path that leaves the folder", expected="a file in it")
+        if not path.is_symlink() and not path.exists():
+            raise FileMissing(str(path), found="no such file", expected="the file that the manifest lists")
+        if path.is_symlink() or not path.is_file() or path.stat().st_nlink > 1:
+            raise FileUnsafe(str(path), found="a link or special file", expected="a plain file with one name")
+    if extra := sorted(present - manifest.files.keys() - {MANIFEST_FILE}):
+        raise FileNotListed(str(folder / extra[0]), found="a file that the manifest lacks", expected="only its files")
+    for name, entry in sorted(manifest.files.items()):
+        if (size := (folder / name).stat().st_size) != entry.size_bytes:
+            raise FileSize(str(folder / name), found=f"{size} bytes", expected=f"{entry.size_bytes} bytes")
+    for name, entry in sorted(manifest.files.items()):
+        if (digest := sha256_of(folder / name)) != entry.sha256:
+            raise FileDigest(str(folder / name), found=f"sha256 {digest}", expected=f"sha256 {entry.sha256}")
+
+
+def list_files(folder: Path) -> Mapping[str, FileEntry]:
+    """Return size and digest of every file below a folder but the manifest, by path in it."""
+    return {
+        path.relative_to(folder).as_posix(): FileEntry(sha256=sha256_of(path), size_bytes=path.stat().st_size)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST_FILE
+    }

@@ -1,0 +1,87 @@
+"""A bundle read from disk: everything that can be checked without running its graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bundle.encode import SchemaEncoder
+from bundle.errors import ManifestInvalid
+from bundle.features import FeatureSchema, read_schema
+from bundle.golden import Golden, read_golden
+from bundle.manifest import (
+    FEATURES_FILE,
+    ITEM_CODES,
+    ITEM_VALUES,
+    MODEL_FILE,
+    P_JOINT,
+    P_UP,
+    REQUEST_CODES,
+    REQUEST_VALUES,
+    Manifest,
+    P,
+    Tensor,
+    check_files,
+    read_manifest,
+)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked bundle.
+
+    Attributes:
+        folder: where it lies.
+        manifest: its manifest.json.
+        schema: its fitted features.json.
+        golden: the request that its graph must reproduce.
+    """
+
+    folder: Path
+    manifest: Manifest
+    schema: FeatureSchema
+    golden: Golden
+
+    @property
+    def model_path(self) -> Path:
+        """Path of the ONNX graph."""
+        return self.folder / MODEL_FILE
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Return the bundle in a folder: manifest, sizes, digests, schema and golden request checked.
+
+    Raises:
+        BundleError: the subclass names what is wrong.
+    """
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    schema = read_schema(folder / FEATURES_FILE)
+    if (wanted := input_tensors(schema)) != manifest.inputs:
+        raise ManifestInvalid(f"{folder}: inputs", found=_shown(manifest.inputs), expected=_shown(wanted))
+    return Bundle(folder, manifest, schema, read_golden(folder, manifest))
+
+
+def input_tensors(schema: FeatureSchema) -> tuple[Tensor, ...]:
+    """Return the graph inputs that a schema asks for; a part without columns of a kind has no such input."""
+    encoder = SchemaEncoder(schema)
+    tensors = (
+        Tensor(name=REQUEST_CODES, dtype="int32", shape=(1, encoder.request.code_columns)),
+        Tensor(name=REQUEST_VALUES, dtype="float32", shape=(1, encoder.request.value_columns)),
+        Tensor(name=ITEM_CODES, dtype="int32", shape=("N", encoder.item.code_columns)),
+        Tensor(name=ITEM_VALUES, dtype="float32", shape=("N", encoder.item.value_columns)),
+    )
+    return tuple(tensor for tensor in tensors if tensor.shape[1] != 0)
+
+
+def output_tensors(tasks: int, *, has_latent: bool) -> tuple[Tensor, ...]:
+    """Return the graph outputs: p [N, T], and with the latent state p_joint [N, T] and p_up [N]."""
+    marginal = Tensor(name=P, dtype="float32", shape=("N", tasks))
+    if not has_latent:
+        return (marginal,)
+    joint = Tensor(name=P_JOINT, dtype="float32", shape=("N", tasks))
+    return (marginal, joint, Tensor(name=P_UP, dtype="float32", shape=("N",)))
+
+
+def _shown(tensors: tuple[Tensor, ...]) -> str:
+    return ", ".join(f"{t.name} {t.dtype}{list(t.shape)}" for t in tensors)
