@@ -1,0 +1,86 @@
+"""The arithmetic of the formulas: signals → terms → score. Knows nothing of configs, tasks' names or models.
+
+Shapes: N candidates, K weighted signals (tasks in manifest order, then P(UP) where it has a weight). Terms are
+added one by one in that order, so that a sum of explained terms is the score to the last bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+TINY_P_UP = 1e-30
+"""Floor of P(UP) in logs: p_up ** weight is then as good as 0 at P(UP) = 0, and no log is infinite."""
+
+
+def weighted_terms(signals_KN: Floats, weights_K: Floats) -> Floats:
+    """Return w·s, float64 [K, N]."""
+    terms_KN: Floats = np.multiply(signals_KN, weights_K[:, None])
+    return terms_KN
+
+
+def add_terms(terms_KN: Floats) -> Floats:
+    """Return the terms' sum, float64 [N], added from the first term to the last."""
+    total_N: Floats = terms_KN[0].copy()
+    for terms_N in terms_KN[1:]:
+        total_N += terms_N
+    return total_N
+
+
+def squeeze_negative(total_N: Floats, weights_K: Floats, ceiling: float) -> Floats:
+    """Return scores ≥ 0 in the order of the totals: every negative total lies below every other one.
+
+    c ≥ 0 → c + ceiling; c < 0 → (c + n)/t·ceiling with n = Σ|w| over negative weights, t = Σ|w|, for signals in
+    [0, 1], so that a later multiplier below 1 lowers every score. The form is that of the offset in X's
+    published heavy ranker (2023).
+    """
+    negative = float(-weights_K[weights_K < 0].sum())
+    total = float(np.abs(weights_K).sum())
+    squeezed_N = np.maximum(total_N + negative, 0.0)
+    squeezed_N *= ceiling / total
+    return np.where(total_N < 0, squeezed_N, total_N + ceiling)
+
+
+def power_terms(signals_KN: Floats, weights_K: Floats, floors_K: Floats) -> Floats:
+    """Return w·log(s + floor), float64 [K, N]; exp of their sum is Π (s + floor)^w."""
+    terms_KN = np.add(signals_KN, floors_K[:, None])
+    np.log(terms_KN, out=terms_KN)
+    terms_KN *= weights_K[:, None]
+    return terms_KN
+
+
+def rank_within(signals_KN: Floats) -> NDArray[np.intp]:
+    """Return each candidate's rank by each signal, [K, N], from 1 (largest); equal signals have equal ranks."""
+    count = signals_KN.shape[1]
+    ranks_KN = np.empty(signals_KN.shape, dtype=np.intp)
+    places_N = np.arange(1, count + 1)
+    for signal_N, ranks_N in zip(signals_KN, ranks_KN, strict=True):
+        order_N = np.argsort(-signal_N)
+        sorted_N = signal_N[order_N]
+        equal_N = sorted_N[1:] == sorted_N[:-1]  # to its left neighbour
+        if equal_N.any():
+            first_N = places_N.copy()  # place of the first equal signal
+            first_N[1:][equal_N] = 1
+            ranks_N[order_N] = np.maximum.accumulate(first_N)
+        else:
+            ranks_N[order_N] = places_N
+    return ranks_KN
+
+
+def rank_sum_terms(ranks_KN: NDArray[np.intp], weights_K: Floats, beta: float, smoothing: float) -> Floats:
+    """Return w / (rank^beta + smoothing), float64 [K, N]."""
+    by_rank = 1.0 / (np.arange(1, ranks_KN.shape[1] + 1, dtype=np.float64) ** beta + smoothing)
+    return np.multiply(by_rank[ranks_KN - 1], weights_K[:, None])
+
+
+def rank_product_terms(ranks_KN: NDArray[np.intp], weights_K: Floats, beta: float, smoothing: float) -> Floats:
+    """Return −w·log(rank^beta + smoothing), float64 [K, N]; exp of their sum is Π (rank^beta + smoothing)^−w."""
+    by_rank = -np.log(np.arange(1, ranks_KN.shape[1] + 1, dtype=np.float64) ** beta + smoothing)
+    return np.multiply(by_rank[ranks_KN - 1], weights_K[:, None])
+
+
+def order_by_score(score_N: Floats) -> NDArray[np.intp]:
+    """Return candidate indices by score descending; equal scores keep their input order."""
+    return np.argsort(-score_N, kind="stable")

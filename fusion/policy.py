@@ -1,0 +1,246 @@
+"""Config models of policies, and the whole config: what a tuner writes, checked when it is read.
+
+`load_config` is the one way in. A config's version is the hash of what it says, not of how it is written:
+comments and the division into files do not change it. Knows nothing of models or of arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PrivateAttr, TypeAdapter, ValidationError
+
+from fusion.crosscheck import cross_check
+from fusion.document import Document, KeyPath, parse_yaml, read_files
+from fusion.errors import ConfigInvalid
+from fusion.layers import Holdout, Layer, Name
+from fusion.rules import Gate, Model, Number, Rule, Text
+
+MAX_WEIGHT = 1000.0
+"""Largest weight by absolute value."""
+
+Weight = Annotated[Number, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT)]
+Weights = Annotated[dict[Text, Weight], Field(min_length=1, max_length=200)]
+UpWeight = Annotated[Number, Field(ge=0, le=MAX_WEIGHT)]
+
+
+class _Policy(Model):
+    """What every formula shares.
+
+    Attributes:
+        signal: joint = P(t, UP) (Eq. 4 of the paper), marginal = P(t) (Eq. 1); a declared negative task always
+            enters by its marginal probability, since P(hate, UP) is not what is to be avoided.
+        calibrate: apply the bundle's temperature and offset per task first.
+        gate: what becomes of candidates below a P(UP).
+        rules: rerank rules in order.
+    """
+
+    description: str | None = None
+    signal: Literal["joint", "marginal"] = "joint"
+    calibrate: bool = False
+    gate: Gate | None = None
+    rules: Annotated[tuple[Rule, ...], Field(max_length=20)] = ()
+
+
+class WeightedSum(_Policy):
+    """Σ w·s + p_up·P(UP); a negative total is squeezed below every positive one, in order."""
+
+    formula: Literal["weighted_sum"]
+    weights: Weights
+    p_up: UpWeight = 0.0
+    negative_ceiling: Annotated[Number, Field(gt=0, le=1)] = 1e-3
+
+
+class PowerProduct(_Policy):
+    """Π (epsilon + s)^w · P(UP)^p_up, computed in logs."""
+
+    formula: Literal["power_product"]
+    weights: Weights
+    p_up: UpWeight = 0.0
+    epsilon: Annotated[Number, Field(ge=1e-9, le=1)] = 1e-4
+
+
+class RankSum(_Policy):
+    """Σ w / (rank^beta + smoothing) on ranks within the request; 1 is the most probable candidate."""
+
+    formula: Literal["rank_sum"]
+    weights: Weights
+    p_up: UpWeight = 0.0
+    beta: Annotated[Number, Field(gt=0, le=5)] = 1.0
+    smoothing: Annotated[Number, Field(ge=0, le=1e6)] = 60.0
+    negative_ceiling: Annotated[Number, Field(gt=0, le=1)] = 1e-3
+
+
+class RankProduct(_Policy):
+    """Π (rank^beta + smoothing)^−w on ranks within the request, computed in logs."""
+
+    formula: Literal["rank_product"]
+    weights: Weights
+    p_up: UpWeight = 0.0
+    beta: Annotated[Number, Field(gt=0, le=5)] = 1.0
+    smoothing: Annotated[Number, Field(ge=0, le=1e6)] = 1.0
+
+
+class Expression(_Policy):
+    """A formula over task names, p_up and declared numeric candidate attributes (see expression.py)."""
+
+    formula: Literal["expression"]
+    expression: Annotated[str, Field(min_length=1, max_length=2000)]
+    attributes: Annotated[dict[Name, Number], Field(max_length=50)] = {}
+
+
+Policy = Annotated[
+    WeightedSum | PowerProduct | RankSum | RankProduct | Expression, Field(discriminator="formula")
+]
+POLICY: TypeAdapter[Policy] = TypeAdapter(Policy)
+"""Validates one policy from plain data."""
+
+
+class FusionConfig(Model):
+    """Everything that decides how the feed is ordered.
+
+    Attributes:
+        format: version of this file format.
+        default: the policy of users who are in no experiment that names another one.
+        negative_tasks: tasks that are to be avoided; only they may have negative weights.
+        policies: name → policy.
+        layers: experiments.
+        holdout: users kept out of all experiments.
+        test_users: ids that may ask for a variant without the admin key.
+    """
+
+    format: Literal[1] = 1
+    default: Name
+    negative_tasks: tuple[Text, ...] = ()
+    policies: Annotated[dict[Name, Policy], Field(min_length=1, max_length=100)]
+    layers: Annotated[tuple[Layer, ...], Field(max_length=20)] = ()
+    holdout: Holdout = Holdout()
+    test_users: tuple[Text, ...] = ()
+
+    _document: Document = PrivateAttr(default_factory=lambda: Document({}))
+
+    @cached_property
+    def version(self) -> str:
+        """The content hash `sha256:<64 hex digits>`: equal for configs that say the same."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+    def error(self, path: KeyPath, *, found: object, expected: object) -> ConfigInvalid:
+        """Return a ConfigInvalid that names the file and line of the key."""
+        return self._document.error(path, found=found, expected=expected)
+
+
+def load_config(path: Path) -> FusionConfig:
+    """Return the config in a YAML file, or in all *.yaml files of a directory taken together.
+
+    Raises:
+        ConfigUnreadable: cannot be read or is not YAML.
+        ConfigInvalid: the first thing wrong in it: file, line, key, found, expected.
+    """
+    return parse_config(read_files(path))
+
+
+def parse_config(files: dict[str, bytes]) -> FusionConfig:
+    """Return the config in the files' contents (name → bytes); see `load_config`."""
+    document = _merge([parse_yaml(data, name) for name, data in files.items()])
+    return build_config(document)
+
+
+def build_config(document: Document) -> FusionConfig:
+    """Return the config that plain data says.
+
+    Raises:
+        ConfigInvalid: the first thing wrong in it.
+    """
+    try:
+        config = FusionConfig.model_validate(document.data)
+    except ValidationError as exc:
+        raise config_error(document, exc) from None
+    config._document = document
+    cross_check(config)
+    return config
+
+
+def config_error(document: Document, exc: ValidationError, prefix: KeyPath = ()) -> ConfigInvalid:
+    """Return pydantic's first complaint as a ConfigInvalid with file, line and key."""
+    first = exc.errors(include_url=False)[0]
+    path = _real_path(document, (*prefix, *first["loc"]), missing=first["type"] == "missing")
+    more = f" (and {exc.error_count() - 1} more)" if exc.error_count() > 1 else ""
+    found, expected = _complaint(first, path)
+    return document.error(path, found=found, expected=expected + more)
+
+
+def _complaint(error: Any, path: KeyPath) -> tuple[str, str]:
+    kind, value, context = error["type"], error["input"], error.get("ctx", {})
+    shown = repr(value) if isinstance(value, str | int | float | bool | None) else f"a {_kind_of(value)}"
+    if kind == "missing":
+        return "nothing", "this key"
+    if kind == "extra_forbidden":
+        return "an unknown key", "a key of the documented ones"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        tag = str(context["discriminator"]).strip("'")
+        given = repr(context["tag"]) if "tag" in context else "none"
+        wanted = context.get("expected_tags", "one of the documented ones")
+        return f"{tag} {given}", f"{tag} {wanted}"
+    if isinstance(value, bool) and kind.endswith("_type"):
+        return shown, f"{error['msg'].lower()} (YAML reads on/off/yes/no as true/false: quote text)"
+    return shown, str(error["msg"])
+
+
+def _kind_of(value: object) -> str:
+    return {"dict": "mapping", "tuple": "list"}.get(type(value).__name__, type(value).__name__)
+
+
+def _real_path(document: Document, loc: KeyPath, *, missing: bool) -> KeyPath:
+    """Return pydantic's location without the tags of unions, which are no keys of the file."""
+    path: KeyPath = ()
+    node: Any = document.data
+    for index, part in enumerate(loc):
+        last = index == len(loc) - 1
+        inside = (isinstance(node, dict) and part in node) or (
+            isinstance(node, list) and isinstance(part, int) and part < len(node)
+        )
+        if inside:
+            node = node[part]
+            path = (*path, part)
+        elif last and missing:
+            path = (*path, part)
+    return path
+
+
+def _merge(documents: list[Document]) -> Document:
+    """Return one document: policies are joined, lists appended, everything else said once."""
+    if len(documents) == 1:
+        return documents[0]
+    merged = Document({}, {}, str(Path(documents[0].file).parent))
+    for document in documents:
+        shifts: dict[str, int] = {}
+        for key, value in document.data.items():
+            _merge_key(merged, document, key, value, shifts)
+        for path, place in document.places.items():
+            if len(path) > 1 and path[0] in shifts and isinstance(path[1], int):
+                path = (path[0], path[1] + shifts[str(path[0])], *path[2:])
+            merged.places.setdefault(path, place)
+    return merged
+
+
+def _merge_key(merged: Document, document: Document, key: str, value: Any, shifts: dict[str, int]) -> None:
+    known = merged.data.get(key)
+    if known is None:
+        merged.data[key] = dict(value) if isinstance(value, dict) else list(value) if isinstance(value, list) else value
+    elif isinstance(known, list) and isinstance(value, list):
+        shifts[key] = len(known)
+        known.extend(value)
+    elif key == "policies" and isinstance(known, dict) and isinstance(value, dict):
+        for name, policy in value.items():
+            if name in known:
+                file, line = merged.where((key, name))
+                raise document.error((key, name), found="the policy again", expected=f"it once ({file}:{line})")
+            known[name] = policy
+    else:
+        file, line = merged.where((key,))
+        raise document.error((key,), found="the key again", expected=f"it once ({file}:{line})")
