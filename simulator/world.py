@@ -116,7 +116,7 @@ def _draw_items(scenario: Scenario, n_items: int, rng: np.random.Generator) -> I
         author_I=rng.integers(0, n_authors, n_items, dtype=np.int32),
         duration_s_I=np.round(np.exp(3.0 + 0.8 * _normal(rng, (n_items,))), 1),
         views_I=np.round(views_I),
-        finish_rate_I=_sigmoid(0.8 * quality_I - 0.4 + 0.25 * _normal(rng, (n_items,))),
+        finish_rate_I=_sigmoid(0.8 * quality_I - 0.4 + 0.15 * _normal(rng, (n_items,))),
         report_rate_I=(rng.binomial(sample_I, reports) / sample_I).astype(np.float32),
         quality_I=quality_I,
         objectionable_I=objectionable_I,
