@@ -1,0 +1,138 @@
+"""`dlen prepare`, `dlen request` and `dlen benchmark lightgbm`: arguments and output; the work is done elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from training.dataset import PreparedInfo
+    from training.requests import Body
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the sub-commands that make and look at data."""
+    _register_prepare(commands)
+    _register_request(commands)
+
+
+def _register_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "prepare",
+        help="turn interaction logs into prepared data",
+        description="Read logs, split them, fit encodings on the training rows, write encoded columns.",
+        epilog="examples:\n"
+        "  dlen prepare --source kuairand --input KuaiRand-Pure/data --out data/kuairand\n"
+        "  dlen prepare --source table --input rows.parquet --schema schema.yaml --out data/mine\n"
+        "  dlen prepare --source simulator --input data/feed --out data/simulated\n"
+        "docs/datasets.md describes the schema file.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument(
+        "--source", required=True, choices=("kuairand", "table", "simulator"), help="layout of the logs"
+    )
+    command.add_argument("--input", type=Path, required=True, metavar="PATH", help="file, folder or glob of the logs")
+    command.add_argument("--schema", type=Path, metavar="FILE", help="dataset schema (needed for table)")
+    command.add_argument("--split", type=Path, metavar="FILE", help="YAML file whose `split:` replaces the schema's")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the prepared folder")
+    command.add_argument("--force", action="store_true", help="replace a folder that was made from something else")
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write the summary there")
+    command.set_defaults(run=_prepare)
+
+
+def _register_request(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "request",
+        help="build a rank request from held-back rows",
+        description="Build a POST /v1/rank body from prepared rows: one user and candidates, with their features.",
+        epilog="example:\n  dlen request --data data/kuairand --split test --candidates 100 --out request.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder made by `dlen prepare`")
+    command.add_argument("--split", default="test", choices=("validation", "test"), help="default: test")
+    command.add_argument("--user", metavar="ID", help="this user (default: those with the most rows)")
+    command.add_argument("--candidates", type=_positive, default=50, metavar="N", help="default: 50")
+    command.add_argument("--count", type=_positive, default=1, metavar="K", help="more than 1 writes one body per line")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the request goes")
+    command.set_defaults(run=_request)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {value}, want at least 1")
+    return value
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    import json
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from bundle.files import write_file
+    from training.prepare import prepare
+    from training.sources.open import open_source
+
+    console = Console()
+    source = open_source(args.source, args.input, args.schema, args.split)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        tasks = {stage: bar.add_task(stage, total=None) for stage in ("survey", "encode")}
+        prepared, made = prepare(
+            source,
+            args.out,
+            force=args.force,
+            progress=lambda stage, done, total: bar.update(tasks[stage], completed=done, total=total),
+        )
+    if not made:
+        console.print(f"{args.out} is up to date: same input, same schema; nothing was done")
+    _print_summary(console, prepared.info)
+    if args.json is not None:
+        summary = prepared.info.model_dump(mode="json", by_alias=True)
+        write_file(args.json, json.dumps(summary, indent=2, ensure_ascii=False).encode() + b"\n")
+    return 0
+
+
+def _print_summary(console: Console, info: PreparedInfo) -> None:
+    from rich.table import Table
+
+    splits = Table("split", "rows", "from", "to", title=info.schema_file)
+    for name, split in info.splits.items():
+        splits.add_row(name, f"{split.rows:,}", split.first or "–", split.last or "–")
+    console.print(splits)
+    tasks = Table("task", "label", "kind", "base rate")
+    for task in info.tasks:
+        kind = task.kind + (", held out" if task.held_out else "")
+        tasks.add_row(task.name, task.label, kind, f"{task.base_rate:.4%}")
+    console.print(tasks)
+    console.print(f"left out by the split: {info.left_out:,}; repeated rows dropped: {info.dropped:,}")
+
+
+def _request(args: argparse.Namespace) -> int:
+    import json
+
+    from rich.console import Console
+
+    from bundle.files import write_file
+    from training.dataset import read_prepared
+    from training.requests import RequestChoice, build_requests
+
+    choice = RequestChoice(args.split, args.user, args.candidates, args.count)
+    bodies = list(build_requests(read_prepared(args.data), choice))
+    if args.count == 1:
+        text = json.dumps(bodies[0], indent=1, ensure_ascii=False) + "\n"
+    else:
+        text = "".join(json.dumps(body, ensure_ascii=False, separators=(",", ":")) + "\n" for body in bodies)
+    write_file(args.out, text.encode())
+    sizes = [_candidates(body) for body in bodies]
+    Console().print(f"{args.out}: {len(bodies)} request(s), {min(sizes)}–{max(sizes)} candidates", highlight=False)
+    return 0
+
+
+def _candidates(body: Body) -> int:
+    candidates = body["candidates"]
+    assert isinstance(candidates, list)
+    return len(candidates)

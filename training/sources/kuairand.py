@@ -1,0 +1,1 @@
+"""KuaiRand-Pure in its official layout. Being written."""
