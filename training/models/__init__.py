@@ -1,1 +1,1 @@
-"""Networks: input layer, backbones (shared-bottom, MMOE, PLE), and the latent head that any of them can wear."""
+"""Networks: input layer, backbones (shared-bottom, MMOE, PLE), and the heads that any of them can wear."""

@@ -1,0 +1,85 @@
+"""`dlen export` and `dlen evaluate`: reading arguments and printing; the work is done elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the sub-commands of this folder."""
+    export = commands.add_parser(
+        "export",
+        help="write a trained run as a bundle that the service loads",
+        description="Write a trained run as a bundle: ONNX graph, manifest, features, golden request.",
+        epilog="example:\n  dlen export --run runs/k1 --out models/kuairand/1",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    export.add_argument("--run", type=Path, required=True, dest="run_folder", help="folder made by `dlen train`")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="models/NAME/VERSION, new")
+    export.add_argument("--json", type=Path, metavar="FILE", help="also write the parity figures there")
+    export.set_defaults(run=_export)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure a run or a bundle on prepared data",
+        description="Measure a trained run, or a bundle as it is served, on one split of prepared data.",
+        epilog="example:\n  dlen evaluate --run runs/k1 --data data/kuairand --split test --json k1.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = evaluate.add_mutually_exclusive_group(required=True)
+    what.add_argument("--run", type=Path, dest="run_folder", metavar="RUN", help="folder made by `dlen train`")
+    what.add_argument("--bundle", type=Path, metavar="DIR", help="folder made by `dlen export`")
+    evaluate.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder made by `dlen prepare`")
+    evaluate.add_argument("--split", choices=("train", "validation", "test"), default="test")
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from bundle.files import write_file
+    from model_export.write import export_run
+
+    bundle = export_run(args.run_folder, args.out)
+    parity = bundle.manifest.parity
+    size_mb = sum(entry.size_bytes for entry in bundle.manifest.files.values()) / 1e6
+    Console(soft_wrap=True, highlight=False).print(
+        f"{args.out}: {bundle.manifest.architecture}, {bundle.manifest.precision}, {size_mb:.1f} MB; largest "
+        f"difference from the trained network {parity.max_abs_error:.2g} over {parity.rows:,} candidates (allowed "
+        f"{parity.tolerance:g})"
+    )
+    if args.json:
+        write_file(args.json, parity.model_dump_json().encode())
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    import json
+
+    from rich.console import Console
+
+    from bundle.files import write_file
+    from model_export.evaluate import evaluate_bundle, evaluate_run
+    from training.dataset import read_prepared
+    from training.evaluate import table
+
+    data = read_prepared(args.data)
+    if args.run_folder is not None:
+        document, name = evaluate_run(args.run_folder, data, args.split), args.run_folder
+    else:
+        document, name = evaluate_bundle(args.bundle, data, args.split), args.bundle
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table(document, f"{name} on {args.split} of {args.data}, {document['rows']:,} rows"))
+    if document["p_up"]:
+        auc_any = document["p_up"]["auc_any"]
+        shown = "–" if auc_any is None else f"{auc_any:.4f}"
+        console.print(f"P(UP): mean {document['p_up']['mean']:.4f}, AUC against any interaction {shown}")
+    for task, figures in document["held_out"].items():
+        value = figures["auc_of_not_up"]
+        shown = "–" if value is None else f"{value:.4f}"
+        console.print(f"held out {task}: AUC of 1 − P(UP) {shown}, {figures['positives']} positives")
+    if args.json:
+        write_file(args.json, json.dumps(document, indent=1).encode())
+    return 0

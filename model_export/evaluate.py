@@ -1,0 +1,72 @@
+"""Evaluation of a run with the network, or of a bundle with the very graph that is served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bundle.errors import ManifestInvalid
+from bundle.manifest import P_JOINT, P_UP, P
+from bundle.read import read_bundle
+from model_export.parity import SampleRows, open_session, run_graph
+from training.dataset import Prepared
+from training.errors import RunInvalid
+from training.evaluate import report
+from training.predict import Predictions, predict
+from training.run import read_run
+
+
+def evaluate_run(folder: Path, data: Prepared, split: str) -> dict[str, Any]:
+    """Return the evaluation document of a finished run.
+
+    Raises:
+        RunInvalid: the run is unfinished, or was trained with another feature schema than the data's.
+    """
+    run = read_run(folder)
+    if run.schema != data.schema:
+        raise RunInvalid(str(folder), found="another feature schema", expected=f"that of {data.folder}")
+    rows = data.split(split)
+    names = [task.name for task in data.tasks]
+    return report(predict(run.trained_network(), rows), rows, names, run.description.task_names)
+
+
+def evaluate_bundle(folder: Path, data: Prepared, split: str) -> dict[str, Any]:
+    """Return the evaluation document of a bundle, rows scored by its graph, request by request.
+
+    Raises:
+        BundleError: the bundle is broken, or made with another feature schema than the data's.
+    """
+    bundle = read_bundle(folder)
+    if bundle.schema != data.schema:
+        raise ManifestInvalid(f"{folder}: features.json", found="another schema", expected=f"that of {data.folder}")
+    rows = data.split(split)
+    sample = SampleRows(
+        np.asarray(rows.codes), np.asarray(rows.values), data.request_code_columns, data.request_value_columns
+    )
+    session, inputs, tasks = open_session(bundle.model_path), bundle.manifest.inputs, len(bundle.manifest.tasks)
+    p = np.empty((rows.rows, tasks), dtype=np.float32)
+    p_joint, p_up = np.empty_like(p), np.empty(rows.rows, dtype=np.float32)
+    for group in _request_groups(sample):
+        outputs = run_graph(session, sample.request(int(group[0]), group, inputs))
+        p[group] = outputs[P]
+        if bundle.manifest.has_latent:
+            p_joint[group], p_up[group] = outputs[P_JOINT], outputs[P_UP]
+    found = Predictions(p, p_joint, p_up) if bundle.manifest.has_latent else Predictions(p, None, None)
+    names = [task.name for task in data.tasks]
+    return report(found, rows, names, bundle.manifest.task_names)
+
+
+def _request_groups(sample: SampleRows) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+    """Return the row numbers of each distinct request part."""
+    keys = np.column_stack(
+        [
+            sample.codes[:, : sample.request_codes],
+            np.ascontiguousarray(sample.values[:, : sample.request_values]).view(np.int32),
+        ]
+    )
+    _, group_of_row = np.unique(keys, axis=0, return_inverse=True)
+    order = np.argsort(group_of_row, kind="stable")
+    starts = np.flatnonzero(np.diff(group_of_row[order], prepend=-1))
+    return np.split(order, starts[1:])

@@ -1,0 +1,91 @@
+"""A thin writer of ONNX graphs: constants, nodes, named inputs and outputs. Knows nothing of models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from bundle.manifest import Tensor
+
+OPSET = 18
+IR_VERSION = 9
+WEIGHTS_FILE = "model.weights"
+EXTERNAL_FROM_BYTES = 1024
+_DTYPES = {"int32": TensorProto.INT32, "float32": TensorProto.FLOAT}
+
+
+class GraphWriter:
+    """Collects nodes and constants; a value is the name of the edge that carries it."""
+
+    def __init__(self) -> None:
+        self._nodes: list[Any] = []
+        self._constants: list[Any] = []
+        self._named = 0
+
+    def constant(self, array: NDArray[np.generic], name: str = "weight") -> str:
+        """Return the edge of a constant."""
+        edge = self._edge(name)
+        self._constants.append(numpy_helper.from_array(np.array(array, order="C"), edge))
+        return edge
+
+    def node(self, operator: str, *inputs: str, outputs: int = 1, **attributes: Any) -> list[str]:
+        """Return the output edges of a new node."""
+        edges = [self._edge(operator.lower()) for _ in range(outputs)]
+        self._nodes.append(helper.make_node(operator, list(inputs), edges, name=edges[0], **attributes))
+        return edges
+
+    def op(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """Return the only output edge of a new node."""
+        return self.node(operator, *inputs, **attributes)[0]
+
+    def reshape(self, edge: str, shape: Sequence[int]) -> str:
+        """Return `edge` in another shape; -1 is inferred."""
+        return self.op("Reshape", edge, self.constant(np.array(shape, dtype=np.int64), "shape"))
+
+    def split(self, edge: str, sizes: Sequence[int], axis: int = 1) -> list[str]:
+        """Return `edge` cut into pieces of the given sizes."""
+        if len(sizes) == 1:
+            return [edge]
+        cut = self.constant(np.array(sizes, dtype=np.int64), "sizes")
+        return self.node("Split", edge, cut, outputs=len(sizes), axis=axis)
+
+    def concat(self, edges: Sequence[str], axis: int = 1) -> str:
+        """Return the edges side by side."""
+        return edges[0] if len(edges) == 1 else self.op("Concat", *edges, axis=axis)
+
+    def write(self, folder: Path, file: str, inputs: Sequence[Tensor], outputs: Sequence[tuple[Tensor, str]]) -> None:
+        """Write the graph, its large constants in an external file that serving processes map and share."""
+        for tensor, edge in outputs:
+            self._nodes.append(helper.make_node("Identity", [edge], [tensor.name]))
+        graph = helper.make_graph(
+            self._nodes,
+            "ranker",
+            [_value_info(tensor) for tensor in inputs],
+            [_value_info(tensor) for tensor, _ in outputs],
+            self._constants,
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        model.producer_name = "dlen-ranker"
+        onnx.save_model(
+            model,
+            str(folder / file),
+            save_as_external_data=True,
+            all_tensors_to_one_file=True,
+            location=WEIGHTS_FILE,
+            size_threshold=EXTERNAL_FROM_BYTES,
+        )
+        onnx.checker.check_model(str(folder / file), full_check=True)
+
+    def _edge(self, name: str) -> str:
+        self._named += 1
+        return f"{name}_{self._named}"
+
+
+def _value_info(tensor: Tensor) -> Any:
+    return helper.make_tensor_value_info(tensor.name, _DTYPES[tensor.dtype], list(tensor.shape))

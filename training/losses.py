@@ -1,0 +1,61 @@
+"""Losses of a batch, each a mean over its rows.
+
+Legend: B batch, T tasks.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from training.models.heads import LatentLogits, Logits
+
+LossName = Literal["marginal", "joint", "mixed"]
+
+
+def cross_entropy(logits: Logits, labels_BT: Tensor) -> Tensor:
+    """Return each task's mean cross-entropy of P(t) [T]."""
+    log_p, log_not_p = logits.log_p()
+    return -(labels_BT * log_p + (1 - labels_BT) * log_not_p).mean(0)
+
+
+def marginal(logits: Logits, labels_BT: Tensor, task_weights_T: Tensor | None = None) -> Tensor:
+    """Return the paper's loss: the sum over tasks of the cross-entropy of P(t), optionally weighted."""
+    per_task = cross_entropy(logits, labels_BT)
+    return per_task.sum() if task_weights_T is None else (per_task * task_weights_T).sum()
+
+
+def joint(logits: LatentLogits, labels_BT: Tensor) -> Tensor:
+    """Return the negative log-likelihood of all labels of a row as a two-state mixture.
+
+    −log[ u·Π_t Bern(y_t; a_t) + (1 − u)·Π_t Bern(y_t; b_t) ]; it identifies u from three tasks on, which the
+    marginal loss does not. Never weighted by task: it would stop being a likelihood.
+    """
+    positive, negative = labels_BT, 1 - labels_BT
+    log_b, log_not_b = logits.log_b()
+    under_up = (positive * logsigmoid(logits.f_BT) + negative * logsigmoid(-logits.f_BT)).sum(1)
+    under_not_up = (positive * log_b + negative * log_not_b).sum(1)
+    log_likelihood = torch.logaddexp(logsigmoid(logits.h_B) + under_up, logsigmoid(-logits.h_B) + under_not_up)
+    return -log_likelihood.mean()
+
+
+def total(
+    name: LossName,
+    logits: Logits,
+    labels_BT: Tensor,
+    *,
+    task_weights_T: Tensor | None = None,
+    joint_share: float = 0.5,
+) -> Tensor:
+    """Return the loss by name; a model without the latent state has only the marginal one.
+
+    `mixed` is joint_share · joint + (1 − joint_share) · marginal.
+    """
+    if name == "marginal" or not isinstance(logits, LatentLogits):
+        return marginal(logits, labels_BT, task_weights_T)
+    if name == "joint":
+        return joint(logits, labels_BT)
+    return joint_share * joint(logits, labels_BT) + (1 - joint_share) * marginal(logits, labels_BT, task_weights_T)

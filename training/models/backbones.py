@@ -1,0 +1,120 @@
+"""Backbones: input x [B, K] → one representation per task [T, B, H].
+
+Shared-bottom (Caruana, 1997), MMOE (Ma et al., KDD 2018), PLE/CGC (Tang et al., RecSys 2020).
+Legend: B batch, K input width, E experts, T tasks, H width of an expert's last layer.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from training.models.config import ModelConfig
+from training.models.layers import BatchedMLP, linear_weight
+
+
+class SharedBottom(nn.Module):
+    """One MLP whose output every task takes."""
+
+    def __init__(self, config: ModelConfig, inputs: int, tasks: int) -> None:
+        super().__init__()
+        self.tasks = tasks
+        self.bottom = BatchedMLP(1, inputs, config.expert_hidden)
+        self.outputs = self.bottom.outputs
+
+    def forward(self, x_BK: Tensor) -> Tensor:
+        """Return [T, B, H], the same for every task."""
+        bottom: Tensor = self.bottom(x_BK)
+        return bottom.expand(self.tasks, -1, -1)
+
+
+class Gates(nn.Module):
+    """One softmax gate per mixture: x [B, K] → weights [M, B, E] over E experts for M mixtures."""
+
+    def __init__(self, inputs: int, mixtures: int, experts: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(linear_weight(mixtures, inputs, experts) * 0.1)
+        self.bias = nn.Parameter(torch.zeros(mixtures, 1, experts))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return softmax weights [M, B, E] from x [B, K] or [M, B, K]."""
+        if x.dim() == 2:
+            x = x.unsqueeze(0).expand(self.weight.shape[0], -1, -1)
+        return torch.softmax(torch.baddbmm(self.bias, x, self.weight), dim=2)
+
+
+class MMOE(nn.Module):
+    """Experts on x, mixed per task by a softmax gate on x."""
+
+    def __init__(self, config: ModelConfig, inputs: int, tasks: int) -> None:
+        super().__init__()
+        self.experts = BatchedMLP(config.experts, inputs, config.expert_hidden)
+        self.gates = Gates(inputs, tasks, config.experts)
+        self.outputs = self.experts.outputs
+
+    def forward(self, x_BK: Tensor) -> Tensor:
+        """Return [T, B, H]."""
+        return mix(self.gates(x_BK), self.experts(x_BK))
+
+
+class PLELevel(nn.Module):
+    """One extraction level: shared experts and each task's own; a task mixes the shared ones and its own.
+
+    Experts are ordered [shared | task 0's | task 1's …]; representations [T, …] plus one shared, last.
+    """
+
+    def __init__(self, config: ModelConfig, inputs: int, tasks: int, *, last: bool) -> None:
+        super().__init__()
+        self.tasks, self.shared, self.own, self.last = tasks, config.shared_experts, config.task_experts, last
+        self.experts = BatchedMLP(self.shared + tasks * self.own, inputs, config.expert_hidden)
+        self.gates = Gates(inputs, tasks, self.shared + self.own)
+        self.shared_gate = None if last else Gates(inputs, 1, self.shared + tasks * self.own)
+        self.outputs = self.experts.outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [T, B, H] (last level) or [T + 1, B, H]; x is [B, K] (first level) or [T + 1, B, K]."""
+        experts_EBH = self.experts(x if x.dim() == 2 else self._spread(x))
+        shared, own = experts_EBH[: self.shared], experts_EBH[self.shared :]
+        own = own.unflatten(0, (self.tasks, self.own))
+        weights = self.gates(x if x.dim() == 2 else x[:-1])  # [T, B, shared + own]
+        mixed = torch.stack([mix(weights[t : t + 1], torch.cat([shared, own[t]]))[0] for t in range(self.tasks)])
+        if self.shared_gate is None:
+            return mixed
+        shared_weights = self.shared_gate(x if x.dim() == 2 else x[-1:])
+        return torch.cat([mixed, mix(shared_weights, experts_EBH)])
+
+    def _spread(self, x: Tensor) -> Tensor:
+        """Return each expert's input [E, B, K]: the shared representation or its task's."""
+        shared = x[-1:].expand(self.shared, -1, -1)
+        return torch.cat([shared, x[:-1].repeat_interleave(self.own, dim=0)])
+
+
+class PLE(nn.Module):
+    """Progressive layered extraction; one level is CGC, the paper's setting."""
+
+    def __init__(self, config: ModelConfig, inputs: int, tasks: int) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList()
+        for level in range(config.levels):
+            self.levels.append(PLELevel(config, inputs, tasks, last=level == config.levels - 1))
+            inputs = config.expert_hidden[-1]
+        self.outputs = inputs
+
+    def forward(self, x_BK: Tensor) -> Tensor:
+        """Return [T, B, H]."""
+        x = x_BK
+        for level in self.levels:
+            x = level(x)
+        return x
+
+
+def mix(weights_MBE: Tensor, experts_EBH: Tensor) -> Tensor:
+    """Return [M, B, H]: for each mixture, the experts summed under its weights."""
+    return torch.bmm(weights_MBE.permute(1, 0, 2), experts_EBH.transpose(0, 1)).transpose(0, 1)
+
+
+BACKBONES: dict[str, type[SharedBottom] | type[MMOE] | type[PLE]] = {
+    "shared-bottom": SharedBottom,
+    "mmoe": MMOE,
+    "ple": PLE,
+}

@@ -1,0 +1,126 @@
+"""Heads: task representations → probabilities, either one per task or coupled by the latent P(UP).
+
+Everything stays in log space until a probability is asked for: the naive products give inf and nan, and
+clamping kills gradients in half precision. Equation numbers are those of the DLEN paper.
+Legend: B batch, T tasks, H tower width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+
+from training.models.config import ModelConfig
+from training.models.layers import BatchedMLP, linear_weight
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """What a model predicts: P(t) [B, T]; with the latent state P(t,UP) [B, T] and P(UP) [B]."""
+
+    p_BT: Tensor
+    p_joint_BT: Tensor | None = None
+    p_up_B: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class TaskLogits:
+    """Output of a model without the latent state: P(t) = sigmoid(z)."""
+
+    z_BT: Tensor
+
+    def log_p(self) -> tuple[Tensor, Tensor]:
+        """Return log P(t) and log(1 - P(t)), each [B, T]."""
+        return logsigmoid(self.z_BT), logsigmoid(-self.z_BT)
+
+    def probabilities(self) -> Probabilities:
+        """Return P(t)."""
+        return Probabilities(torch.sigmoid(self.z_BT))
+
+
+@dataclass(frozen=True)
+class LatentLogits:
+    """Output of a model with the latent state.
+
+    Attributes:
+        h_B: u = P(UP) = sigmoid(h).
+        f_BT: a_t = P(t|UP) = sigmoid(f) (Eq. 9).
+        g_BT: b_t = P(t|¬UP) = alpha · sigmoid(g) (Eq. 10).
+        alpha_T: upper bounds of b_t (Eq. 7).
+    """
+
+    h_B: Tensor
+    f_BT: Tensor
+    g_BT: Tensor
+    alpha_T: Tensor
+
+    def log_b(self) -> tuple[Tensor, Tensor]:
+        """Return log b_t and log(1 - b_t), each [B, T]; 1 - b = (1 - alpha)·sigmoid(g) + sigmoid(-g)."""
+        log_g = logsigmoid(self.g_BT)
+        log_not_b = torch.logaddexp(torch.log1p(-self.alpha_T) + log_g, logsigmoid(-self.g_BT))
+        return torch.log(self.alpha_T) + log_g, log_not_b
+
+    def log_p(self) -> tuple[Tensor, Tensor]:
+        """Return log P(t) and log(1 - P(t)), each [B, T] (Eq. 1 and 3)."""
+        log_u, log_not_u = logsigmoid(self.h_B).unsqueeze(1), logsigmoid(-self.h_B).unsqueeze(1)
+        log_b, log_not_b = self.log_b()
+        log_p = torch.logaddexp(log_u + logsigmoid(self.f_BT), log_not_u + log_b)
+        log_not_p = torch.logaddexp(log_u + logsigmoid(-self.f_BT), log_not_u + log_not_b)
+        return log_p, log_not_p
+
+    def probabilities(self) -> Probabilities:
+        """Return P(t) (Eq. 1), P(t,UP) (Eq. 4) and P(UP)."""
+        u = torch.sigmoid(self.h_B).unsqueeze(1)
+        joint = torch.sigmoid(self.f_BT) * u
+        marginal = joint + self.alpha_T * torch.sigmoid(self.g_BT) * torch.sigmoid(-self.h_B).unsqueeze(1)
+        return Probabilities(marginal, joint, u.squeeze(1))
+
+
+Logits = TaskLogits | LatentLogits
+
+
+class IndependentHead(nn.Module):
+    """One logit per task from its tower."""
+
+    def __init__(self, config: ModelConfig, inputs: int, representation: int, tasks: int) -> None:
+        super().__init__()
+        del inputs
+        self.towers = BatchedMLP(tasks, representation, config.tower_hidden)
+        self.weight = nn.Parameter(linear_weight(tasks, self.towers.outputs, 1) * 0.1)
+        self.bias = nn.Parameter(torch.zeros(tasks))
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BK: Tensor, representations_TBH: Tensor) -> TaskLogits:
+        """Return the tasks' logits."""
+        del x_BK
+        towers = self.towers(self.dropout(representations_TBH))
+        return TaskLogits(torch.bmm(towers, self.weight).squeeze(2).T + self.bias)
+
+
+class LatentHead(nn.Module):
+    """The DLEN head: per task two logits from its tower, and P(UP) from a network of its own (Fig. 2)."""
+
+    alpha: Tensor
+
+    def __init__(self, config: ModelConfig, inputs: int, representation: int, tasks: int) -> None:
+        super().__init__()
+        self.towers = BatchedMLP(tasks, representation, config.tower_hidden)
+        self.weight = nn.Parameter(linear_weight(tasks, self.towers.outputs, 2) * 0.1)  # columns: f, g
+        self.bias_f = nn.Parameter(torch.zeros(tasks))
+        self.bias_g = nn.Parameter(torch.zeros(tasks))
+        self.latent = BatchedMLP(1, inputs, config.latent_hidden)
+        self.latent_weight = nn.Parameter(linear_weight(1, self.latent.outputs, 1)[0] * 0.1)
+        self.latent_bias = nn.Parameter(torch.zeros(1))
+        self.register_buffer("alpha", torch.full((tasks,), 0.5))
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BK: Tensor, representations_TBH: Tensor) -> LatentLogits:
+        """Return the logits of P(t|UP), P(t|¬UP) and P(UP)."""
+        towers = self.towers(self.dropout(representations_TBH))
+        fg_TB2 = torch.bmm(towers, self.weight)
+        latent = self.dropout(self.latent(x_BK)[0])
+        h_B = (latent @ self.latent_weight + self.latent_bias).squeeze(1)
+        return LatentLogits(h_B, fg_TB2[:, :, 0].T + self.bias_f, fg_TB2[:, :, 1].T + self.bias_g, self.alpha)

@@ -1,0 +1,172 @@
+"""Building blocks: embeddings of encoded features, and several MLPs of one shape run as batched products.
+
+Legend: B batch, C code columns, V value columns, D embedding, K input width, E networks side by side,
+H hidden width, T tasks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bundle.encode import code_features, value_features
+from bundle.features import MISSING_CODE, CategoricalListFeature, Feature, FeatureSchema
+
+
+@dataclass(frozen=True)
+class Block:
+    """Neighbouring code columns embedded alike: single values side by side, or the slots of one list.
+
+    Attributes:
+        start, end: code columns.
+        size: embedding size.
+        is_list: embedded as the mean over the slots that hold a value.
+    """
+
+    start: int
+    end: int
+    size: int
+    is_list: bool
+
+    @property
+    def width(self) -> int:
+        """Width of the block in the network's input."""
+        return self.size if self.is_list else self.size * (self.end - self.start)
+
+
+@dataclass(frozen=True)
+class PartLayout:
+    """Where one part of the schema lies in the code, value and input columns."""
+
+    blocks: tuple[Block, ...]
+    values_start: int
+    values_end: int
+
+    @property
+    def width(self) -> int:
+        """Width of the part in the network's input."""
+        return sum(block.width for block in self.blocks) + self.values_end - self.values_start
+
+
+class InputLayer(nn.Module):
+    """Encoded features → x [B, K] = [request part | item part]; in a part embeddings first, then values.
+
+    All features of one embedding size share one table; `offsets` [C] gives each code column's first row.
+    """
+
+    offsets: Tensor
+
+    def __init__(self, schema: FeatureSchema, embedding_std: float) -> None:
+        super().__init__()
+        self.parts, column_codes, column_sizes = _layout(schema)
+        offsets, rows = _table_rows(column_codes, column_sizes)
+        self.register_buffer("offsets", torch.tensor(offsets, dtype=torch.int64))
+        self.tables = nn.ParameterDict(
+            {str(size): nn.Parameter(torch.randn(count, size) * embedding_std) for size, count in rows.items()}
+        )
+        self.width = sum(part.width for part in self.parts)
+
+    def forward(self, codes_BC: Tensor, values_BV: Tensor) -> Tensor:
+        """Return x [B, K]."""
+        rows_BC = codes_BC + self.offsets
+        pieces: list[Tensor] = []
+        for part in self.parts:
+            pieces.extend(self._embed(block, codes_BC, rows_BC) for block in part.blocks)
+            pieces.append(values_BV[:, part.values_start : part.values_end])
+        return torch.cat(pieces, dim=1)
+
+    def _embed(self, block: Block, codes_BC: Tensor, rows_BC: Tensor) -> Tensor:
+        rows = rows_BC[:, block.start : block.end]
+        embedded = functional.embedding(rows, self.tables[str(block.size)])  # [B, columns, D]
+        if not block.is_list:
+            return embedded.flatten(1)
+        given = (codes_BC[:, block.start : block.end] != MISSING_CODE).to(embedded.dtype).unsqueeze(2)
+        return (embedded * given).sum(1) / given.sum(1).clamp(min=1.0)
+
+
+class BatchedMLP(nn.Module):
+    """E MLPs of one shape, each layer one batched product; ReLU after every layer."""
+
+    def __init__(self, networks: int, inputs: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList()
+        self.biases = nn.ParameterList()
+        for outputs in hidden:
+            self.weights.append(nn.Parameter(linear_weight(networks, inputs, outputs)))
+            self.biases.append(nn.Parameter(torch.zeros(networks, 1, outputs)))
+            inputs = outputs
+        self.outputs = inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [E, B, H] from x [B, K] (shared by all) or [E, B, K] (one each)."""
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            if x.dim() == 2:
+                x = x.unsqueeze(0).expand(weight.shape[0], -1, -1)
+            x = torch.relu(torch.baddbmm(bias, x, weight))
+        return x
+
+
+def linear_weight(networks: int, inputs: int, outputs: int) -> Tensor:
+    """Return initial weights [E, K, H], uniform within ±sqrt(3 / K) (variance 1 / K)."""
+    bound = math.sqrt(3.0 / max(inputs, 1))
+    return torch.empty(networks, inputs, outputs).uniform_(-bound, bound)
+
+
+def _layout(schema: FeatureSchema) -> tuple[tuple[PartLayout, ...], list[tuple[str, int]], list[int]]:
+    """Return the two parts' layouts, and per code column its feature with number of codes, and its size."""
+    parts: list[PartLayout] = []
+    columns: list[tuple[str, int]] = []
+    sizes: list[int] = []
+    value_at = 0
+    for features in (schema.request_part, schema.item_part):
+        start = len(columns)
+        for feature in code_features(features):
+            columns.extend([(feature.name, _codes(feature))] * feature.columns)
+            sizes.extend([feature.embedding_size] * feature.columns)
+        width = 2 * len(value_features(features))
+        blocks = tuple(_blocks(code_features(features), start))
+        parts.append(PartLayout(blocks, value_at, value_at + width))
+        value_at += width
+    return tuple(parts), columns, sizes
+
+
+def _blocks(features: Sequence[Feature], at: int) -> list[Block]:
+    """Return the blocks of one part whose code columns begin at `at`."""
+    blocks: list[Block] = []
+    for feature in features:
+        is_list = isinstance(feature, CategoricalListFeature)
+        end, size = at + feature.columns, feature.embedding_size
+        last = blocks[-1] if blocks else None
+        if last and not is_list and not last.is_list and last.size == size:
+            blocks[-1] = Block(last.start, end, size, is_list=False)
+        else:
+            blocks.append(Block(at, end, size, is_list))
+        at = end
+    return blocks
+
+
+def _table_rows(columns: Sequence[tuple[str, int]], sizes: Sequence[int]) -> tuple[list[int], dict[int, int]]:
+    """Return each code column's first table row, and the rows of the table of each embedding size.
+
+    The slots of a list share the rows of their feature.
+    """
+    rows: dict[int, int] = {}
+    first: dict[str, int] = {}
+    for (name, codes), size in zip(columns, sizes, strict=True):
+        if name not in first:
+            first[name] = rows.get(size, 0)
+            rows[size] = first[name] + codes
+    return [first[name] for name, _ in columns], rows
+
+
+def _codes(feature: Feature) -> int:
+    encoding = feature.encoding
+    if encoding.type == "standardise":
+        msg = f"feature {feature.name!r} has no codes"
+        raise AssertionError(msg)
+    return encoding.codes
