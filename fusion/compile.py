@@ -17,7 +17,7 @@ from fusion.calibration import Calibration
 from fusion.errors import NoLatent, UnknownTask
 from fusion.expression import Node, parse
 from fusion.formulas import Floats
-from fusion.policy import Expression, Policy, RankProduct, RankSum
+from fusion.policies import Expression, Policy, RankProduct, RankSum
 from fusion.signals import P_UP, Candidates, Probabilities, SignalReader, read_attribute
 
 IDENTITY = Calibration()

@@ -8,14 +8,18 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from fusion.expression import ExpressionInvalid, parse
-from fusion.rules import RULE_STAGES, Decay, FirstCap, Pin, WindowCap
+from fusion.policy_check import check_policy
+from fusion.variants import all_policies
 
 if TYPE_CHECKING:
     from fusion.document import KeyPath
-    from fusion.policy import Expression, FusionConfig, Policy
+    from fusion.layers import Experiment, Layer
+    from fusion.policy import FusionConfig
 
-_LARGEST_EXPONENT = 650.0  # exp overflows above 709
+_OPERATORS = frozenset(
+    """$and $or $nor $not $eq $ne $lt $lte $gt $gte $in $nin $ini $nini $all $alli $exists $type $size $elemMatch
+    $regex $regexi $notRegex $notRegexi $veq $vne $vlt $vlte $vgt $vgte""".split()  # noqa: SIM905
+)
 
 
 def cross_check(config: FusionConfig) -> None:
@@ -32,77 +36,73 @@ def cross_check(config: FusionConfig) -> None:
             raise config.error(("negative_tasks", index), found=f"{task!r} again", expected="each task once")
     for name, policy in config.policies.items():
         check_policy(config, policy, ("policies", name))
+    _check_layers(config)
+    all_policies(config)
 
 
-def check_policy(config: FusionConfig, policy: Policy, path: KeyPath) -> None:
-    """Check one policy, which stands at `path`, against the rest of the config."""
-    if policy.formula == "expression":
-        _check_expression(config, policy, path)
-    else:
-        _check_weights(config, policy, path)
-    _check_rules(config, policy, path)
+def _check_layers(config: FusionConfig) -> None:
+    layers: set[str] = set()
+    salts: dict[str, str] = {}
+    experiments: set[str] = set()
+    for index, layer in enumerate(config.layers):
+        path: KeyPath = ("layers", index)
+        if layer.name in layers:
+            raise config.error((*path, "name"), found=f"{layer.name!r} again", expected="each layer's name once")
+        layers.add(layer.name)
+        salt = layer.salt or layer.name
+        if salt in salts:
+            expected = f"another salt than layer {salts[salt]!r}, else the layers are not independent"
+            raise config.error((*path, "salt"), found=repr(salt), expected=expected)
+        salts[salt] = layer.name
+        variants: set[str] = set()
+        for number, experiment in enumerate(layer.experiments):
+            here = (*path, "experiments", number)
+            if experiment.name in experiments:
+                expected = "each experiment's name once"
+                raise config.error((*here, "name"), found=f"{experiment.name!r} again", expected=expected)
+            experiments.add(experiment.name)
+            _check_experiment(config, experiment, here, variants)
+        _check_slices(config, layer, path)
 
 
-def _check_expression(config: FusionConfig, policy: Expression, path: KeyPath) -> None:
-    try:
-        parsed = parse(policy.expression)
-    except ExpressionInvalid as exc:
-        raise config.error(
-            (*path, "expression"), found=f"at position {exc.position} {exc.found}", expected=exc.expected
-        ) from None
-    for name in policy.attributes:
-        if name not in parsed.names:
-            expected = "an attribute that the expression reads"
-            raise config.error((*path, "attributes", name), found=repr(name), expected=expected)
-        if name == "p_up":
-            raise config.error((*path, "attributes", name), found="'p_up'", expected="a name that is not taken")
+def _check_experiment(config: FusionConfig, experiment: Experiment, path: KeyPath, taken: set[str]) -> None:
+    for index, variant in enumerate(experiment.variants):
+        if variant.name in taken:
+            expected = "a name that no other variant of the layer has (logs name variants by layer)"
+            raise config.error((*path, "variants", index, "name"), found=f"{variant.name!r} again", expected=expected)
+        taken.add(variant.name)
+    total = math.fsum(variant.weight for variant in experiment.variants)
+    if abs(total - 1) > 1e-9:
+        raise config.error((*path, "variants"), found=f"weights that add up to {total:g}", expected="1")
+    low, high = experiment.slice
+    if low >= high:
+        raise config.error((*path, "slice"), found=f"[{low:g}, {high:g}]", expected="from below to")
+    _check_condition(config, experiment.when, (*path, "when"))
 
 
-def _check_weights(config: FusionConfig, policy: Policy, path: KeyPath) -> None:
-    assert policy.formula != "expression"
-    for task, weight in policy.weights.items():
-        negative = task in config.negative_tasks
-        if weight < 0 and not negative:
-            expected = f"at least 0, or {task!r} among negative_tasks"
-            raise config.error((*path, "weights", task), found=weight, expected=expected)
-        if weight > 0 and negative:
-            raise config.error((*path, "weights", task), found=weight, expected="at most 0: it is a negative task")
-    if not any(policy.weights.values()) and not policy.p_up:
-        raise config.error((*path, "weights"), found="only zeros", expected="a weight other than 0")
-    if policy.formula == "power_product":
-        reach = sum(map(abs, policy.weights.values())) * -math.log(policy.epsilon)
-        if reach > _LARGEST_EXPONENT:
-            expected = f"Σ|w|·|log epsilon| at most {_LARGEST_EXPONENT:g}, so that the product stays a number"
-            raise config.error((*path, "weights"), found=f"{reach:.4g}", expected=expected)
-    if policy.formula == "rank_product":
-        total = sum(map(abs, policy.weights.values())) + policy.p_up
-        reach = total * math.log(2000.0**policy.beta + policy.smoothing)
-        if reach > _LARGEST_EXPONENT:
-            expected = f"Σ|w|·log(2000^beta + smoothing) at most {_LARGEST_EXPONENT:g}"
-            raise config.error((*path, "weights"), found=f"{reach:.4g}", expected=expected)
+def _check_condition(config: FusionConfig, condition: object, path: KeyPath) -> None:
+    if isinstance(condition, dict):
+        for key, value in condition.items():
+            if key.startswith("$") and key not in _OPERATORS:
+                expected = f"one of {' '.join(sorted(_OPERATORS))}"
+                raise config.error((*path, key), found=f"operator {key}", expected=expected)
+            if key in ("$in", "$nin", "$and", "$or", "$nor", "$all") and not isinstance(value, list):
+                raise config.error((*path, key), found=repr(value), expected="a list")
+            _check_condition(config, value, (*path, key))
+    elif isinstance(condition, list):
+        for index, value in enumerate(condition):
+            _check_condition(config, value, (*path, index))
 
 
-def _check_rules(config: FusionConfig, policy: Policy, path: KeyPath) -> None:
-    before = None
-    pinned: dict[int, int] = {}
-    for index, rule in enumerate(policy.rules):
-        here = (*path, "rules", index)
-        if before is not None and RULE_STAGES[rule.type] < RULE_STAGES[before.type]:
-            expected = f"it before {before.type}, which it would undo (order: decay, mmr or dpp, caps, explore, pin)"
-            raise config.error(here, found=f"{rule.type} after {before.type}", expected=expected)
-        before = rule
-        if isinstance(rule, WindowCap) and rule.max >= rule.window:
-            expected = f"less than window ({rule.window}), else the rule does nothing"
-            raise config.error((*here, "max"), found=rule.max, expected=expected)
-        if isinstance(rule, FirstCap) and rule.max >= rule.first:
-            expected = f"less than first ({rule.first}), else the rule does nothing"
-            raise config.error((*here, "max"), found=rule.max, expected=expected)
-        if isinstance(rule, Decay) and rule.decay == 1:
-            raise config.error((*here, "decay"), found=rule.decay, expected="less than 1, else the rule does nothing")
-        if isinstance(rule, Pin):
-            if (rule.id is None) == (rule.attribute is None):
-                raise config.error(here, found="both or neither", expected="one of id and attribute")
-            if rule.position in pinned:
-                expected = f"another position than rule {pinned[rule.position]}"
-                raise config.error((*here, "position"), found=rule.position, expected=expected)
-            pinned[rule.position] = index
+def _check_slices(config: FusionConfig, layer: Layer, path: KeyPath) -> None:
+    taken: list[tuple[float, float, str]] = []
+    for number, experiment in enumerate(layer.experiments):
+        if experiment.status == "stopped":
+            continue
+        low, high = experiment.slice
+        for other_low, other_high, other in taken:
+            if low < other_high and other_low < high:
+                expected = f"no overlap with [{other_low:g}, {other_high:g}] of {other!r}: a user is in one experiment"
+                found = f"[{low:g}, {high:g}]"
+                raise config.error((*path, "experiments", number, "slice"), found=found, expected=expected)
+        taken.append((low, high, experiment.name))

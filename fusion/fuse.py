@@ -16,7 +16,7 @@ from fusion.calibration import Calibration
 from fusion.compile import Formula, compile_formula
 from fusion.errors import InputInvalid
 from fusion.formulas import Floats, add_terms, order_by_score
-from fusion.policy import Policy
+from fusion.policies import Policy
 from fusion.signals import NO_CANDIDATES, Candidates, Probabilities, check_shapes
 
 

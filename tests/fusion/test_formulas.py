@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fusion.errors import InputInvalid, NoLatent, UnknownTask
 from fusion.fuse import compile_policy
-from fusion.policy import POLICY
+from fusion.policies import POLICY
 from fusion.signals import Probabilities
 
 TASKS = ("click", "like", "hate")
@@ -159,7 +159,8 @@ def test_scaling_all_weights_scales_a_weighted_sum_and_keeps_the_order(rows_of_p
 @given(rows)
 def test_ranks_do_not_change_under_a_rising_transform_of_the_probabilities(rows_of_p):
     probabilities = outputs(rows_of_p)
-    squashed = Probabilities(probabilities.p_NT / 2, probabilities.p_joint_NT / 4, probabilities.p_up_N / 8)
+    wide = [array.astype(np.float64) for array in (probabilities.p_NT, probabilities.p_joint_NT, probabilities.p_up_N)]
+    squashed = Probabilities(wide[0] / 2, wide[1] / 4, wide[2] / 8)
     for name in ("rank_sum", "rank_product"):
         before, after = compiled(name).rank(probabilities), compiled(name).rank(squashed)
         np.testing.assert_array_equal(before.score_N, after.score_N)
