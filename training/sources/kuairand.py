@@ -27,6 +27,10 @@ DEFAULT_SCHEMA = Path(__file__).resolve().parents[2] / "configs" / "datasets" / 
 
 REPEAT_KEY = ("user_id", "video_id", "time_ms")
 OUTCOMES = ("is_click", "long_view", "is_like", "is_follow", "is_comment", "is_forward", "is_hate")
+_VIDEO_COLUMNS = (
+    "video_id", "author_id", "video_type", "upload_type", "video_duration", "server_width", "server_height",
+    "music_id", "music_type", "tag",
+)  # fmt: skip
 _LOG_COLUMNS = (*REPEAT_KEY, "date", "hourmin", *OUTCOMES, "play_time_ms", "duration_ms", "is_profile_enter", "tab")
 
 _CLICK, _LONG, _LIKE = Rate("click", 10), Rate("long_view", 10), Rate("like", 20)
@@ -119,7 +123,9 @@ def with_features(log: pl.DataFrame, files: tuple[Path, ...]) -> pl.DataFrame:
     past = _past(rows)
     for path in files:
         if path.name == EXPOSURES_FILE:
-            past = pl.concat([_exposures(path, videos, int(rows.get_column(DAY).min() or 0) - 1), past], how="diagonal")
+            past = pl.concat(
+                [_exposures(path, videos, int(rows.select(pl.col(DAY).min()).item()) - 1), past], how="diagonal"
+            )
     rows = rows.drop("play_time_ms", "duration_ms", "is_profile_enter")
     for tally in TALLIES:
         rows = with_tally(rows, past, tally)
@@ -155,9 +161,7 @@ def _exposures(path: Path, videos: pl.DataFrame, day: int) -> pl.DataFrame:
 
 def _videos(path: Path) -> pl.DataFrame:
     """Return the video profiles with derived columns, one row per video."""
-    wanted = ("video_id", "author_id", "video_type", "upload_dt", "upload_type", "video_duration", "server_width")
-    wanted += ("server_height", "music_id", "music_type", "tag")
-    frame = _read_csv(path, wanted, {"tag": pl.String, "music_type": pl.Float64, "video_duration": pl.Float64})
+    frame = _read_csv(path, _VIDEO_COLUMNS, {"tag": pl.String, "music_type": pl.Float64, "video_duration": pl.Float64})
     seconds = pl.col("video_duration") / 1000
     return frame.unique("video_id", keep="first", maintain_order=True).with_columns(
         pl.col("tag").str.split(",").list.eval(pl.element().cast(pl.Int64)).alias("tags"),
