@@ -1,0 +1,51 @@
+# Two commands matter: `make run` and `make test`. `make help` lists the rest.
+SHELL := /bin/bash
+VENV := .venv
+PYTHON ?= python3
+DLEN := $(VENV)/bin/dlen
+STAMP := $(VENV)/.installed
+
+.PHONY: help install run test check lock clean
+
+help:
+	@echo "make run      set up everything, train on a simulated feed, serve it, rank one request"
+	@echo "make test     set up everything and pass every check and test"
+	@echo "make install  the environment only (.venv)"
+	@echo "make check    lint, types and import contracts"
+	@echo "make lock     resolve the dependencies again into requirements/"
+	@echo "make clean    remove what make run made; keeps .venv"
+
+install: $(STAMP)
+
+# torch goes first, by pip and by name, so that the build for this machine is chosen once and kept.
+$(STAMP): requirements/dev.lock pyproject.toml
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (a few minutes the first time)"
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $$(grep -E '^torch==' requirements/dev.lock)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.lock
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+run: install
+	@$(DLEN) demo
+
+check: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check --quiet .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+test: check
+	$(VENV)/bin/pytest
+
+lock:
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check pip-tools
+	$(VENV)/bin/pip-compile --quiet --all-extras --strip-extras --no-header --no-emit-options --no-emit-find-links \
+	  --no-emit-index-url --no-emit-trusted-host --output-file requirements/dev.lock pyproject.toml
+	sed -i -E 's/^(torch==[0-9.]+)\+[a-z0-9]+/\1/' requirements/dev.lock
+	$(VENV)/bin/pip-compile --quiet --extra service --strip-extras --generate-hashes --no-header --no-emit-options \
+	  --no-emit-find-links --no-emit-index-url --no-emit-trusted-host --output-file requirements/service.lock pyproject.toml
+
+clean:
+	rm -rf .run data/demo runs/demo models/demo

@@ -1,0 +1,87 @@
+"""Fixtures shared by all tests: the real logs, and one small path from simulated logs to a bundle."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+REQUIRE_REAL = os.environ.get("DLEN_REQUIRE_REAL") == "1"
+
+
+def skip_or_fail(reason: str) -> None:
+    """Skip the test, or fail it where every real component and log must be there."""
+    if REQUIRE_REAL:
+        pytest.fail(f"DLEN_REQUIRE_REAL=1, but {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def real_logs() -> Path:
+    """Return the folder of the KuaiRand-Pure logs."""
+    root = Path(os.environ.get("DLEN_TEST_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
+    folder = (root / "kuairand-pure").resolve()
+    if not folder.is_dir():
+        skip_or_fail(f"no KuaiRand-Pure logs at {folder} (set DLEN_TEST_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def system_command():
+    """Return a function from a command's name to its path, for components that the system must bring."""
+
+    def find(name: str) -> str:
+        path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+        if path is None:
+            skip_or_fail(f"{name} is not installed")
+        return str(path)
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of 12,000 simulated impressions."""
+    folder = tmp_path_factory.mktemp("simulated") / "logs"
+    run_dlen("simulate", "--out", folder, "--impressions", 12_000, "--seed", 5)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the simulated impressions, prepared."""
+    folder = tmp_path_factory.mktemp("prepared") / "data"
+    run_dlen("prepare", "--source", "simulator", "--input", simulated, "--out", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny() -> list[str]:
+    """Return the settings of the small DLEN-MMOE that `trained` holds."""
+    settings = "expert_hidden=[16,8] latent_hidden=[16,8] experts=3 epochs=2 batch_size=256 learning_rate=0.005"
+    return [argument for setting in settings.split() for argument in ("--set", setting)]
+
+
+@pytest.fixture(scope="session")
+def trained(tiny: list[str], prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run of a small DLEN-MMOE trained on the simulated impressions."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    run_dlen("train", "--data", prepared, "--out", folder, *tiny)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def models(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a models folder holding the bundle `demo/1`; tests that change it copy it first."""
+    folder = tmp_path_factory.mktemp("bundles") / "models"
+    run_dlen("export", "--run", trained, "--out", folder / "demo" / "1")
+    return folder
+
+
+def run_dlen(*arguments: object) -> None:
+    """Run one `dlen` command in this process; its exit code must be 0."""
+    from cli import main
+
+    assert main([str(argument) for argument in arguments]) == 0

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from bundle.errors import FileDigest
+from bundle.manifest import MODEL_FILE
+from bundle.read import read_bundle
+from cli import main
+from model_export import parity
+from model_export.errors import OutputInvalid, ParityFailed
+from model_export.parity import open_session, run_graph
+from model_export.write import export_run
+
+
+def test_bundle_names_its_tensors_tasks_and_parity(models):
+    manifest = read_bundle(models / "demo" / "1").manifest
+    assert manifest.task_names == ("click", "like", "follow", "comment", "forward")
+    assert [tensor.name for tensor in manifest.outputs] == ["p", "p_joint", "p_up"]
+    assert manifest.parity.max_abs_error <= 1e-5
+    assert manifest.parity.rows >= 4 * (1 + 2 + 500)
+    assert all(task.alpha == pytest.approx(0.3 * task.base_rate, rel=1e-5) for task in manifest.tasks)
+
+
+def test_golden_request_replays_within_tolerance(models):
+    from bundle.golden import check_replay
+
+    bundle = read_bundle(models / "demo" / "1")
+    outputs = run_graph(open_session(bundle.model_path), bundle.golden.inputs)
+    check_replay(bundle.golden, outputs, bundle.manifest.parity.tolerance)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.weights", "features.json", "golden.npz"])
+def test_one_flipped_byte_is_refused_by_name(models, tmp_path, name):
+    folder = tmp_path / "1"
+    shutil.copytree(models / "demo" / "1", folder)
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(FileDigest, match=name):
+        read_bundle(folder)
+
+
+def test_an_existing_version_is_never_overwritten(models, trained):
+    before = (models / "demo" / "1" / MODEL_FILE).read_bytes()
+    with pytest.raises(OutputInvalid, match="existing version"):
+        export_run(trained, models / "demo" / "1")
+    assert (models / "demo" / "1" / MODEL_FILE).read_bytes() == before
+
+
+@pytest.mark.parametrize("version", ["latest", "0", "01", "-1", "١"])
+def test_a_version_is_a_whole_number_from_one(trained, tmp_path, version):
+    with pytest.raises(OutputInvalid, match="version"):
+        export_run(trained, tmp_path / "demo" / version)
+
+
+def test_a_graph_that_strays_from_the_network_is_not_written(trained, tmp_path, monkeypatch):
+    honest = parity.run_graph
+
+    def strayed(session, inputs):
+        outputs = honest(session, inputs)
+        return outputs | {"p": outputs["p"] + 1e-4}
+
+    monkeypatch.setattr(parity, "run_graph", strayed)
+    with pytest.raises(ParityFailed, match="off by 0.0001"):
+        export_run(trained, tmp_path / "demo" / "1")
+    assert list((tmp_path / "demo").iterdir()) == []
+
+
+def test_exporting_an_unfinished_run_is_one_line_and_exit_code_2(trained, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    (run / "result.json").unlink()
+    assert main(["export", "--run", str(run), "--out", str(tmp_path / "m" / "1")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "unfinished run" in error
+    assert not (tmp_path / "m").exists()
+
+
+def test_run_and_bundle_evaluate_to_the_same_figures(trained, models, prepared, tmp_path):
+    import json
+
+    for flag, what in (("--run", trained), ("--bundle", models / "demo" / "1")):
+        out = tmp_path / f"{flag}.json"
+        assert main(["evaluate", flag, str(what), "--data", str(prepared), "--json", str(out)]) == 0
+    by_run, by_bundle = (json.loads((tmp_path / f"{flag}.json").read_text()) for flag in ("--run", "--bundle"))
+    assert by_run["rows"] == by_bundle["rows"]
+    for task, figures in by_run["tasks"].items():
+        for name, value in figures.items():
+            ranks = name in ("auc", "gauc")  # two scores that float32 cannot tell apart may change places
+            assert by_bundle["tasks"][task][name] == pytest.approx(value, abs=2e-3 if ranks else 1e-5)

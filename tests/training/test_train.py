@@ -1,0 +1,127 @@
+"""The loop: seeds, exact resumption, early stopping, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from cli import main
+from training import train
+from training.config import read_config
+from training.dataset import read_prepared
+from training.describe import describe_run
+from training.errors import TrainingDiverged
+from training.run import create_run, read_run
+from training.train import Trainer
+
+SMALL = {
+    "model.expert_hidden": (16, 8),
+    "model.latent_hidden": (16, 8),
+    "model.experts": 2,
+    "model.dropout": 0.1,
+    "training.batch_size": 512,
+    "training.epochs": 2,
+    "training.average": 0.9,
+}
+
+
+def trainer(folder, prepared, advance=lambda done, of: None, **changes) -> Trainer:
+    overrides = SMALL | {f"training.{key}": value for key, value in changes.items()}
+    data = read_prepared(prepared)
+    run = create_run(folder, describe_run(read_config(None, "dlen-mmoe", overrides), data), data.schema)
+    return Trainer(run, data, lambda line: None, advance)
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return read_run(folder).trained_network().state_dict()
+
+
+class Killed(BaseException):
+    """Stands for a kill signal: nothing may catch it and carry on."""
+
+
+def test_a_run_killed_at_any_step_resumes_to_the_very_same_weights(prepared, tmp_path, monkeypatch):
+    trainer(tmp_path / "whole", prepared).fit()
+    expected = weights(tmp_path / "whole")
+    monkeypatch.setattr(train, "STATE_INTERVAL_S", 0.0)  # save after every step
+
+    def kill_at(step):
+        def advance(done, of):
+            if done == step:
+                raise Killed
+
+        return advance
+
+    for step in (1, 7, 20):
+        with pytest.raises(Killed):
+            trainer(tmp_path / "killed", prepared, kill_at(step)).fit()
+        assert not read_run(tmp_path / "killed").is_finished
+    trainer(tmp_path / "killed", prepared).fit()
+    found = weights(tmp_path / "killed")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_one_seed_gives_one_result_and_another_seed_another(prepared, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        trainer(tmp_path / name, prepared, seed=seed).fit()
+    a, b, c = (weights(tmp_path / name) for name in "abc")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert any(not torch.equal(a[name], c[name]) for name in a)
+
+
+def test_training_lowers_the_validation_loss_below_the_base_rates(prepared, tmp_path):
+    result = trainer(tmp_path / "run", prepared, epochs=3).fit()
+    data = read_prepared(prepared)
+    labels = torch.from_numpy(data.split("validation").labels[:, :5].astype("float64"))
+    rates = torch.tensor([task.base_rate for task in data.tasks][:5], dtype=torch.float64)
+    blind = -(labels * rates.log() + (1 - labels) * (1 - rates).log()).mean(0).sum().item()
+    assert result["best"]["loss"] < blind
+
+
+def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best_weights(prepared, tmp_path):
+    result = trainer(
+        tmp_path / "run", prepared, epochs=50, learning_rate=0.02, patience=2, average=0.0, batch_size=2048
+    ).fit()
+    assert result["validations"] < 100
+    history = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert result["best"]["loss"] == min(record["loss"] for record in history)
+
+
+def test_a_loss_that_is_not_finite_stops_training_with_its_step(prepared, tmp_path):
+    with pytest.raises(TrainingDiverged, match="loss at step"):
+        trainer(tmp_path / "run", prepared, learning_rate=1e30, warmup_steps=0).fit()
+    assert not read_run(tmp_path / "run").is_finished
+
+
+def test_a_finished_run_is_not_trained_again(prepared, trained, tiny, capsys):
+    assert main(["train", "--data", str(prepared), "--out", str(trained), *tiny]) == 0
+    assert "already trained" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--set", "learning_rate=0.1"], "training.learning_rate: got a run with 0.005, want 0.1"),
+        (["--set", "learning_rate"], "got no '=', want key=value"),
+        (["--set", "lerning_rate=1"], "--set lerning_rate: got an unknown key"),
+        (["--set", "epochs=0"], "training.epochs: got 0"),
+        (["--model", "transformer"], "model.name: got 'transformer'"),
+        (["--set", "task_weights={buy: 2}"], "task_weights.buy: got no such task"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: got No such file"),
+    ],
+)
+def test_a_bad_configuration_is_one_line_and_exit_code_2(args, message, prepared, trained, tiny, capsys):
+    before = sorted(trained.iterdir())
+    assert main(["train", "--data", str(prepared), "--out", str(trained), *tiny, *args]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert sorted(trained.iterdir()) == before
+
+
+def test_data_that_is_not_prepared_is_named(tmp_path, capsys):
+    assert main(["train", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "run")]) == 2
+    assert "prepared.json" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
