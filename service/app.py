@@ -1,0 +1,69 @@
+"""The FastAPI application: assembly of routes, errors and observation. Nothing happens at import."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from service.errors import PROBLEM_MEDIA_TYPE, DeadlineExceeded, ServiceError, problem, slug
+from service.observe import Observed, request_id_of
+from service.openapi import describe
+from service.routes import health_routes, rank_routes
+from service.worker import Worker
+
+_LOG = logging.getLogger("service.app")
+
+
+def build_app(worker: Worker) -> FastAPI:
+    """Return the application of a worker."""
+    app = FastAPI(
+        title="DLEN feed ranker",
+        version="1",
+        description="Orders a user's candidates by fused probabilities of a Deep Latent Emotion Network.",
+        redoc_url=None,
+    )
+    app.include_router(rank_routes(worker))
+    app.include_router(health_routes(worker))
+    app.add_middleware(Observed, metrics=worker.metrics)
+    app.add_exception_handler(ServiceError, _error_handler(worker))
+    app.add_exception_handler(HTTPException, _http_error_handler)
+    app.add_exception_handler(Exception, _bug_handler)
+    describe(app)
+    return app
+
+
+Handler = Callable[[Request, Exception], Awaitable[Response]]
+
+
+def _error_handler(worker: Worker) -> Handler:
+    async def answer(request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, ServiceError)
+        if exc.status >= 500 and exc.status != 503:
+            _LOG.error("request %s: %s", request_id_of(request), exc)
+        if isinstance(exc, DeadlineExceeded):
+            worker.metrics.shed.labels("deadline").inc()
+        elif exc.status < 500:
+            worker.metrics.refused.labels(slug(type(exc))).inc()
+        return problem_response(exc, request_id_of(request))
+
+    return answer
+
+
+async def _http_error_handler(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    document = {"type": "about:blank", "title": str(exc.detail), "status": exc.status_code}
+    return Response(orjson.dumps(document), exc.status_code, dict(exc.headers or {}), PROBLEM_MEDIA_TYPE)
+
+
+async def _bug_handler(request: Request, exc: Exception) -> Response:
+    _LOG.error("request %s: a bug", request_id_of(request), exc_info=exc)
+    return problem_response(ServiceError("service", found=repr(exc), expected="no bug"), request_id_of(request))
+
+
+def problem_response(error: ServiceError, request_id: str) -> Response:
+    """Return an error as application/problem+json."""
+    return Response(orjson.dumps(problem(error, request_id)), error.status, error.headers, PROBLEM_MEDIA_TYPE)

@@ -1,0 +1,69 @@
+"""`dlen models list`: every version on disk, what it is, and whether its files are whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from bundle.errors import BundleError
+from bundle.files import write_file
+from bundle.read import read_bundle
+from service.errors import ModelsMissing
+from service.models import versions_of
+
+
+def inventory(folder: Path) -> list[dict[str, Any]]:
+    """Return one document per version; `problem` is None where its files pass every check.
+
+    Raises:
+        ModelsMissing: no such folder.
+    """
+    if not folder.is_dir():
+        raise ModelsMissing(f"models folder {folder}", found="no such folder", expected="<name>/<version>/ bundles")
+    models = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    return [_entry(model / str(version)) for model in models for version in versions_of(model)]
+
+
+def _entry(folder: Path) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": folder.parent.name, "version": int(folder.name), "problem": None}
+    try:
+        bundle = read_bundle(folder)
+    except BundleError as exc:
+        return entry | {"problem": str(exc)}
+    manifest = bundle.manifest
+    return entry | {
+        "architecture": manifest.architecture,
+        "tasks": list(manifest.task_names),
+        "has_p_up": manifest.has_latent,
+        "precision": manifest.precision,
+        "size_bytes": sum(file.size_bytes for file in manifest.files.values()),
+        "created_at": manifest.provenance.created_at,
+    }
+
+
+def print_models(folder: Path, json_file: Path | None) -> int:
+    """Print the inventory as a table; return 2 when any version is broken."""
+    entries = inventory(folder)
+    if json_file is not None:
+        write_file(json_file, orjson.dumps({"models": entries}, option=orjson.OPT_INDENT_2))
+    table = Table("model", "version", "architecture", "tasks", "P(UP)", "precision", "size", "state")
+    for entry in entries:
+        if entry["problem"] is not None:
+            table.add_row(entry["name"], str(entry["version"]), "", "", "", "", "", f"[red]{entry['problem']}")
+            continue
+        table.add_row(
+            entry["name"],
+            str(entry["version"]),
+            entry["architecture"],
+            ", ".join(entry["tasks"]),
+            "yes" if entry["has_p_up"] else "no",
+            entry["precision"],
+            f"{entry['size_bytes'] / 1e6:.1f} MB",
+            "whole",
+        )
+    Console().print(table)
+    return 2 if any(entry["problem"] is not None for entry in entries) else 0

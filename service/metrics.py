@@ -1,0 +1,129 @@
+"""What the service counts and times, and the port that shows it.
+
+Labels are bounded: routes, statuses, stages, features of the schema, models and versions — never user or item
+ids. With several workers each writes to its own slot's files (a slot outlives the process in it, so counters go
+on rising over a restart) and the supervisor shows their sum.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    start_http_server,
+    values,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from service.errors import PortTaken
+
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+STAGE_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.25, 1.0)
+CANDIDATES = (0, 1, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+
+
+class Metrics:
+    """Every metric of one worker, in one registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Register the metrics; nothing is shown before the first event."""
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each of ours, that no query reads
+        r = registry
+        self.registry = registry
+        self.requests = Counter(
+            "dlen_http_requests_total", "Requests answered.", ("route", "method", "status"), registry=r
+        )
+        self.request_seconds = Histogram(
+            "dlen_http_request_seconds",
+            "From the request's head to its answer.",
+            ("route",),
+            buckets=SECONDS,
+            registry=r,
+        )
+        self.stage_seconds = Histogram(
+            "dlen_rank_stage_seconds", "Time in each stage of a rank request.", ("stage",),
+            buckets=STAGE_SECONDS, registry=r,
+        )  # fmt: skip
+        self.candidates = Histogram(
+            "dlen_rank_candidates", "Candidates in a rank request.", buckets=CANDIDATES, registry=r
+        )
+        self.in_flight = Gauge("dlen_rank_in_flight", "Rank requests held now.", registry=r, multiprocess_mode="sum")
+        self.limit = Gauge(
+            "dlen_rank_in_flight_limit", "Rank requests that may be held.", registry=r, multiprocess_mode="sum"
+        )
+        self.shed = Counter("dlen_rank_shed_total", "Rank requests not computed.", ("reason",), registry=r)
+        self.refused = Counter("dlen_rank_refused_total", "Rank requests refused.", ("problem",), registry=r)
+        self.missing = Counter(
+            "dlen_feature_missing_total", "Rows in which a feature had no value.", ("feature",), registry=r
+        )
+        self.rows = Counter("dlen_feature_rows_total", "Rows encoded, by part of the schema.", ("part",), registry=r)
+        self.model_info = Gauge(
+            "dlen_model_info", "1 for each model version that serves.", ("model", "version"),
+            registry=r, multiprocess_mode="max",
+        )  # fmt: skip
+        self.config_info = Gauge(
+            "dlen_config_info", "1 for the fusion config that serves.", ("version",), registry=r,
+            multiprocess_mode="max",
+        )  # fmt: skip
+        self.load_failures = Counter(
+            "dlen_load_failures_total", "Model versions or fusion configs that were refused.", ("kind", "reason"),
+            registry=r,
+        )  # fmt: skip
+        self.reload_ok = Gauge(
+            "dlen_last_reload_successful", "Whether the last look at models or config found nothing wrong.", ("kind",),
+            registry=r, multiprocess_mode="min",
+        )  # fmt: skip
+        self.reload_time = Gauge(
+            "dlen_last_reload_timestamp_seconds", "When models or config were last taken over.", ("kind",),
+            registry=r, multiprocess_mode="max",
+        )  # fmt: skip
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage, whether it succeeds or fails."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stage_seconds.labels(name).observe(time.perf_counter() - start)
+
+
+def use_slot(folder: Path, slot: int) -> None:
+    """Let this process's metrics live in files of `folder` that belong to a worker slot, not to a process.
+
+    Must run before a `Metrics` is built.
+    """
+    os.environ[FOLDER_VARIABLE] = str(folder)
+    values.ValueClass = values.MultiProcessValue(lambda: f"slot{slot}")  # type: ignore[no-untyped-call]
+
+
+def start_metrics_server(registry: CollectorRegistry, host: str, port: int) -> tuple[WSGIServer, Thread, int]:
+    """Show a registry at http://host:port/metrics from a thread; return server, thread and the port taken.
+
+    Raises:
+        PortTaken: the port cannot be bound.
+    """
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as exc:
+        raise PortTaken(f"metrics port {host}:{port}", found=exc.strerror, expected="a free port") from exc
+    return server, thread, int(server.server_port)
+
+
+def workers_registry(folder: Path) -> CollectorRegistry:
+    """Return a registry that shows the sum over the workers whose files lie in `folder`."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
+    return registry

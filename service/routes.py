@@ -1,0 +1,119 @@
+"""The routes: what is read from HTTP, what is handed to the ranker, what is answered."""
+
+from __future__ import annotations
+
+import asyncio
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from starlette.requests import ClientDisconnect
+
+from service.admission import Deadline
+from service.errors import BodyTooLarge, MediaTypeUnsupported, NotReady
+from service.observe import request_id_of
+from service.openapi import RANK_OPENAPI, document_of
+from service.wire import json_rows
+from service.wire.answer import json_answer
+from service.worker import Worker
+
+CLIENT_CLOSED_REQUEST = 499
+"""Nginx's status for a caller that left before its request was whole; nobody reads it but the metrics."""
+
+
+def rank_routes(worker: Worker) -> APIRouter:
+    """Return /v1/rank."""
+    router = APIRouter(tags=["rank"])
+
+    @router.post("/v1/rank", openapi_extra=RANK_OPENAPI, response_class=Response, summary="Order candidates")
+    async def rank(request: Request) -> Response:
+        """Return the candidates ordered by fused score, ties by input order."""
+        deadline = worker.admission.deadline(request.headers)
+        _check_media_type(request)
+        worker.admission.check_room()
+        try:
+            body = await read_body(request, worker.settings.max_body_bytes)
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        request_id = request_id_of(request)
+        with worker.admission.permit():
+            loop = asyncio.get_running_loop()
+            answer = await loop.run_in_executor(worker.pool, _answer, worker, body, request_id, deadline)
+        return Response(answer, media_type="application/json", headers={"X-Request-Id": request_id})
+
+    return router
+
+
+async def read_body(request: Request, limit_bytes: int) -> bytes:
+    """Return a request's body, never holding more than the limit and one chunk.
+
+    Raises:
+        BodyTooLarge: it is longer; by its own word, before a byte is read.
+    """
+    told = request.headers.get("content-length", "0")
+    if told.isdecimal() and int(told) > limit_bytes:
+        raise BodyTooLarge("body", found=f"{told} bytes", expected=f"at most {limit_bytes}")
+    chunks: list[bytes] = []
+    size_bytes = 0
+    async for chunk in request.stream():
+        size_bytes += len(chunk)
+        if size_bytes > limit_bytes:
+            raise BodyTooLarge("body", found=f"{size_bytes} bytes or more", expected=f"at most {limit_bytes}")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _answer(worker: Worker, body: bytes, request_id: str, deadline: Deadline) -> bytes:
+    """Return the answer to a body; runs on a worker thread."""
+    stage = worker.metrics.stage
+    deadline.check("parse")
+    with stage("parse"):
+        request = json_rows.parse(body, worker.settings.max_candidates, request_id)
+        snapshot = worker.serving.choose(request.model)
+    worker.metrics.candidates.observe(len(request.ids))
+    ranking = worker.ranker.rank(request, snapshot, deadline)
+    with stage("respond"):
+        return json_answer(ranking)
+
+
+def _check_media_type(request: Request) -> None:
+    given = request.headers.get("content-type", "application/json")
+    if given.partition(";")[0].strip().lower() != "application/json":
+        raise MediaTypeUnsupported("Content-Type", found=repr(given[:100]), expected="application/json")
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise MediaTypeUnsupported("Content-Encoding", found=repr(encoding[:100]), expected="identity")
+
+
+def health_routes(worker: Worker) -> APIRouter:
+    """Return what operators and balancers ask."""
+    router = APIRouter(tags=["operation"])
+
+    @router.get("/healthz", summary="Alive")
+    async def healthz() -> dict[str, str]:
+        """Return 200 while the process answers at all."""
+        return {"status": "alive"}
+
+    @router.get("/readyz", summary="Ready", responses={503: {"description": "Not yet, or no longer."}})
+    async def readyz() -> dict[str, str]:
+        """Return 200 while requests should be sent here: models warmed, config valid, not stopping."""
+        if not worker.lifecycle.ready:
+            found = "stopping" if worker.lifecycle.stop_at is not None else "starting"
+            raise NotReady("service", found=found, expected="ready")
+        return {"status": "ready"}
+
+    @router.get("/v1/models", summary="Models that serve")
+    async def models() -> Response:
+        """Return name, version, tasks, features and measured quality of every model that serves."""
+        documents = [document_of(snapshot) for _, snapshot in sorted(worker.serving.snapshots.items())]
+        return Response(orjson.dumps({"models": documents}), media_type="application/json")
+
+    @router.get("/v1/config", summary="The fusion config that serves")
+    async def config() -> Response:
+        """Return the version and content of the fusion config."""
+        snapshot = next(iter(worker.serving.snapshots.values()), None)
+        if snapshot is None:
+            raise NotReady("service", found="starting", expected="ready")
+        document = {"version": snapshot.config.version, "config": snapshot.config.model_dump(mode="json")}
+        return Response(orjson.dumps(document), media_type="application/json")
+
+    return router

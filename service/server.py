@@ -1,0 +1,109 @@
+"""One worker's process: metrics port, loaded models, uvicorn, and an end that loses no request.
+
+On SIGTERM or SIGINT /readyz turns 503 at once, requests are taken until the drain window is over, and those in
+flight are finished. A second signal ends the window.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import socket
+from types import FrameType
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+
+from service.app import build_app
+from service.errors import PortTaken
+from service.lifecycle import Lifecycle
+from service.metrics import Metrics, start_metrics_server
+from service.settings import Settings
+from service.worker import Worker
+
+_LOG = logging.getLogger("service.server")
+BACKLOG = 2048
+
+
+class DrainingServer(uvicorn.Server):
+    """A server that is told to stop by a signal and stops when its lifecycle says so."""
+
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle) -> None:
+        """Serve until the lifecycle's drain window is over."""
+        super().__init__(config)
+        self._lifecycle = lifecycle
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain; a second signal ends the window, so that Ctrl-C twice is quick."""
+        self._lifecycle.drain()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look ten times a second whether to stop."""
+        if self._lifecycle.stopped:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """Return a listening socket.
+
+    Raises:
+        PortTaken: the address cannot be bound.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    opened = socket.socket(family)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        opened.bind((host, port))
+    except OSError as exc:
+        opened.close()
+        raise PortTaken(f"port {host}:{port}", found=exc.strerror, expected="a free port") from exc
+    opened.listen(BACKLOG)
+    opened.setblocking(False)
+    return opened
+
+
+def serve_one(settings: Settings) -> int:
+    """Serve from this process alone until told to stop; return the exit code.
+
+    Raises:
+        StartRefused, BundleError, FusionError: why it cannot start.
+    """
+    opened = open_socket(settings.host, settings.port)
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    server, thread, metrics_port = start_metrics_server(registry, settings.metrics_host, settings.metrics_port)
+    try:
+        return run_worker(settings, metrics, opened, metrics_port)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+        opened.close()
+
+
+def run_worker(settings: Settings, metrics: Metrics, opened: socket.socket, metrics_port: int) -> int:
+    """Load, serve on an open socket until told to stop, return the exit code."""
+    worker = Worker(settings, metrics)
+    try:
+        worker.load()
+        app = build_app(worker)
+        gc.collect()
+        gc.freeze()  # what is loaded now lives as long as the process: no collection walks it again
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=settings.stop_seconds,
+            timeout_keep_alive=75,
+        )
+        host, port = opened.getsockname()[:2]
+        _LOG.info("serving on http://%s:%d, metrics on http://%s:%d", host, port, settings.metrics_host, metrics_port)
+        DrainingServer(config, worker.lifecycle).run([opened])
+    finally:
+        worker.close()
+    return 0

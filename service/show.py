@@ -1,0 +1,108 @@
+"""`dlen rank`: one request from a file, the ordered feed as a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from bundle.files import write_file
+from service.errors import AnswerInvalid, RequestFileInvalid, ServerRefused, ServerUnreachable
+
+
+def print_ranking(
+    url: str, request_file: Path, explain: bool, top: int, timeout_seconds: float, json_file: Path | None
+) -> int:
+    """Send the request in a file and print the answer.
+
+    Raises:
+        ClientError: why there is no answer.
+    """
+    document = read_request(request_file)
+    if explain:
+        document["explain"] = True
+    answer = send(url, document, timeout_seconds)
+    if json_file is not None:
+        write_file(json_file, orjson.dumps(answer, option=orjson.OPT_INDENT_2))
+    console = Console()
+    console.print(ranking_table(answer, top))
+    console.print(summary(answer), highlight=False)
+    return 0
+
+
+def read_request(file: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        RequestFileInvalid: it does not read.
+    """
+    try:
+        document = orjson.loads(file.read_bytes())
+    except OSError as exc:
+        raise RequestFileInvalid(str(file), found=exc.strerror, expected="a rank request") from exc
+    except orjson.JSONDecodeError as exc:
+        raise RequestFileInvalid(str(file), found=str(exc), expected="JSON") from exc
+    if not isinstance(document, dict):
+        raise RequestFileInvalid(str(file), found=type(document).__name__, expected="an object")
+    return document
+
+
+def send(url: str, document: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
+    """Return the service's answer to one request.
+
+    Raises:
+        ServerUnreachable, ServerRefused, AnswerInvalid: why there is none.
+    """
+    try:
+        response = httpx.post(
+            f"{url.rstrip('/')}/v1/rank",
+            content=orjson.dumps(document),
+            headers={"Content-Type": "application/json"},
+            timeout=timeout_seconds,
+        )
+    except (httpx.HTTPError, httpx.InvalidURL) as exc:
+        raise ServerUnreachable(url, found=str(exc) or type(exc).__name__, expected="a ranking service") from exc
+    try:
+        answer = orjson.loads(response.content)
+    except orjson.JSONDecodeError as exc:
+        raise AnswerInvalid(url, found=f"status {response.status_code}, {exc}", expected="JSON") from exc
+    if response.status_code != 200:
+        detail = answer.get("detail") or answer.get("title") if isinstance(answer, dict) else None
+        raise ServerRefused(url, found=f"status {response.status_code}: {detail}", expected="a ranking")
+    if not isinstance(answer, dict) or "items" not in answer:
+        raise AnswerInvalid(url, found="another document", expected="a ranking")
+    return answer
+
+
+def ranking_table(answer: dict[str, Any], top: int) -> Table:
+    """Return position, id, score, P(UP) and P(task, UP) per task; P(task) where the model has no latent."""
+    items = answer["items"][:top]
+    latent = bool(items) and items[0].get("p_joint") is not None
+    kind = "p_joint" if latent else "p"
+    tasks = list(items[0][kind]) if items else []
+    table = Table(title=f"{answer['model']} {answer['model_version']}, {len(answer['items'])} candidates")
+    for name in ("position", "id", "score", *(["P(UP)"] if latent else [])):
+        table.add_column(name, justify="left" if name == "id" else "right")
+    for task in tasks:
+        table.add_column(f"P({task},UP)" if latent else f"P({task})", justify="right")
+    for position, item in enumerate(items, start=1):
+        up = [f"{item['p_up']:.4f}"] if latent else []
+        values = [f"{item[kind][task]:.4f}" for task in tasks]
+        table.add_row(str(position), item["id"], f"{item['score']:.5f}", *up, *values)
+    return table
+
+
+def summary(answer: dict[str, Any]) -> str:
+    """Return one line on what answered and what was lacking."""
+    parts = [f"config {str(answer['config_version'])[:19]}"]
+    if answer.get("assignments"):
+        parts.append("variants " + ", ".join(f"{k}={v}" for k, v in answer["assignments"].items()))
+    if answer.get("missing_features"):
+        parts.append(f"{answer['missing_features']} feature values missing (defaults used)")
+    if answer.get("degraded"):
+        parts.append(f"degraded: {answer['degraded']}")
+    return " · ".join(parts)

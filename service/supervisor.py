@@ -1,0 +1,146 @@
+"""`dlen serve`: one process, or a supervisor over several workers that share a socket.
+
+The supervisor loads no model and answers no request: it starts workers, starts a new one where one died, shows
+the workers' metrics as one, and passes the signal to stop on to them.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+
+from prometheus_client import CollectorRegistry
+
+from service.metrics import Metrics, start_metrics_server, use_slot, workers_registry
+from service.server import open_socket, run_worker, serve_one
+from service.settings import Settings, unknown_variables
+
+_LOG = logging.getLogger("service.supervisor")
+_TICK_SECONDS = 0.1
+_RESTART_SECONDS = 1.0
+BAD_START = 2
+"""Exit code of a worker that may not start: another one would fail alike."""
+
+
+def serve(settings: Settings) -> int:
+    """Serve until told to stop; return the exit code."""
+    start_logging(settings)
+    for variable in unknown_variables(os.environ):
+        _LOG.warning("environment %s is no setting and is not read", variable)
+    if settings.workers == 1:
+        return serve_one(settings)
+    with tempfile.TemporaryDirectory(prefix="dlen-metrics-") as folder:
+        return Supervisor(settings, Path(folder)).run()
+
+
+def start_logging(settings: Settings) -> None:
+    """Write log lines of the wanted severity to stderr."""
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s",
+        force=True,
+    )
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
+
+
+class Supervisor:
+    """Keeps the wanted number of workers alive."""
+
+    def __init__(self, settings: Settings, metrics_folder: Path) -> None:
+        """Start nothing yet."""
+        self._settings = settings
+        self._folder = metrics_folder
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: dict[int, BaseProcess] = {}
+        self._due: dict[int, float] = {}
+        self._signals = 0
+
+    def run(self) -> int:
+        """Run workers until told to stop, or until one may not start; return the exit code."""
+        settings = self._settings
+        opened = open_socket(settings.host, settings.port)
+        registry = workers_registry(self._folder)
+        server, thread, port = start_metrics_server(registry, settings.metrics_host, settings.metrics_port)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        try:
+            for slot in range(settings.workers):
+                self._start(slot, opened, port)
+            return self._watch(opened, port)
+        finally:
+            self._stop()
+            server.shutdown()
+            server.server_close()
+            thread.join()
+            opened.close()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
+        self._pass_on(signal.SIGTERM)
+
+    def _pass_on(self, number: signal.Signals) -> None:
+        for process in self._workers.values():
+            if process.is_alive() and process.pid is not None:
+                os.kill(process.pid, number)
+
+    def _start(self, slot: int, opened: socket.socket, port: int) -> None:
+        process = self._context.Process(
+            target=work, args=(self._settings, self._folder, slot, opened, port), name=f"worker {slot}"
+        )
+        process.start()
+        self._workers[slot] = process
+
+    def _watch(self, opened: socket.socket, port: int) -> int:
+        """Start a new worker where one died, until every worker was told to stop and did."""
+        while True:
+            alive = [process for process in self._workers.values() if process.is_alive()]
+            if self._signals and not alive:
+                return 0
+            for slot, process in list(self._workers.items()):
+                if process.is_alive() or self._signals:
+                    continue
+                if process.exitcode == BAD_START:
+                    return BAD_START
+                if slot not in self._due:
+                    _LOG.error("worker %d ended with %s; starting another", slot, process.exitcode)
+                    self._due[slot] = time.monotonic() + _RESTART_SECONDS
+                elif time.monotonic() >= self._due[slot]:
+                    del self._due[slot]
+                    self._start(slot, opened, port)
+            time.sleep(_TICK_SECONDS)
+
+    def _stop(self) -> None:
+        """Stop what still runs: gently, then not."""
+        self._pass_on(signal.SIGTERM)
+        self._pass_on(signal.SIGTERM)
+        deadline = time.monotonic() + self._settings.stop_seconds + 1
+        for process in self._workers.values():
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+
+def work(settings: Settings, folder: Path, slot: int, opened: socket.socket, metrics_port: int) -> None:
+    """Run one worker of several; the entry point of its process."""
+    start_logging(settings)
+    use_slot(folder, slot)
+    try:
+        code = run_worker(settings, Metrics(CollectorRegistry()), opened, metrics_port)
+    except Exception as exc:
+        code = getattr(exc, "exit_code", 0)
+        if not code:
+            raise
+        sys.stderr.write(f"dlen: error: {exc}\n")
+    sys.exit(code)

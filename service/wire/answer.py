@@ -1,0 +1,96 @@
+"""The answer to a rank request, written as JSON without an object per candidate.
+
+`RankAnswer` is what the OpenAPI document shows; `json_answer` writes exactly that. Probabilities are written
+with the shortest digits that give back the same float32, scores likewise for float64.
+
+Legend: K candidates returned, T tasks, C numeric columns of a candidate, W all of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import orjson
+from msgspec import Meta, Struct, field
+
+if TYPE_CHECKING:
+    from service.ranker import Ranking
+
+_NUMPY = orjson.OPT_SERIALIZE_NUMPY
+
+
+class RankedItem(Struct, frozen=True, omit_defaults=True):
+    """A candidate at its position."""
+
+    id: str
+    score: Annotated[float, Meta(description="The fused score.")]
+    p: Annotated[dict[str, float], Meta(description="P(task).")]
+    p_up: Annotated[float | None, Meta(description="P(UP): that the user prefers it; absent without the latent.")] = (
+        None
+    )
+    p_joint: Annotated[dict[str, float] | None, Meta(description="P(task, UP); absent without the latent.")] = None
+
+
+class RankAnswer(Struct, frozen=True):
+    """The ordered feed."""
+
+    request_id: str
+    model: str
+    model_version: str
+    config_version: str
+    items: Annotated[list[RankedItem], Meta(description="From the first position on.")]
+    assignments: Annotated[dict[str, str], Meta(description="Layer → variant.")] = field(default_factory=dict)
+    degraded: Annotated[str | None, Meta(description="Why the order is not the policy's; null when it is.")] = None
+    missing_features: Annotated[int, Meta(description="Feature values that the request lacked.")] = 0
+
+
+def json_answer(ranking: Ranking) -> bytes:
+    """Return the JSON of a `RankAnswer`."""
+    head: dict[str, object] = {
+        "request_id": ranking.request.request_id,
+        "model": ranking.snapshot.model.name,
+        "model_version": str(ranking.snapshot.model.version),
+        "config_version": ranking.snapshot.config.version,
+        "assignments": {},
+        "degraded": ranking.degraded,
+        "missing_features": ranking.missing_features,
+    }
+    return b'%b,"items":[%b]}' % (orjson.dumps(head)[:-1], _items(ranking))
+
+
+def _items(ranking: Ranking) -> bytes:
+    order_K = ranking.order_K
+    if not len(order_K):
+        return b""
+    ids = ranking.request.ids
+    columns = _columns(ranking)
+    width = 2 + columns.shape[1]
+    texts: list[bytes] = [b""] * (len(order_K) * width)
+    texts[0::width] = [orjson.dumps(ids[row]) for row in order_K.tolist()]
+    texts[1::width] = _numbers(ranking.score_N[order_K])
+    numbers = _numbers(columns.ravel())
+    for column in range(columns.shape[1]):
+        texts[2 + column :: width] = numbers[column :: columns.shape[1]]
+    return (b",".join([_template(ranking)] * len(order_K))) % tuple(texts)
+
+
+def _columns(ranking: Ranking) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    """Return [p_up, p_joint, p] of the returned candidates, float32 [K, C]; only p without the latent."""
+    order_K, predicted = ranking.order_K, ranking.predicted
+    parts = [predicted.p_NT[order_K]]
+    if predicted.p_up_N is not None and predicted.p_joint_NT is not None:
+        parts = [predicted.p_up_N[order_K, None], predicted.p_joint_NT[order_K], *parts]
+    return np.ascontiguousarray(np.concatenate(parts, axis=1), dtype=np.float32)
+
+
+def _template(ranking: Ranking) -> bytes:
+    """Return one candidate's JSON with a %b for each value; task names hold no percent sign."""
+    tasks = ",".join(f'"{name}":%b' for name in ranking.snapshot.model.manifest.task_names)
+    latent = f'"p_up":%b,"p_joint":{{{tasks}}},' if ranking.predicted.p_up_N is not None else ""
+    return f'{{"id":%b,"score":%b,{latent}"p":{{{tasks}}}}}'.encode()
+
+
+def _numbers(values: np.ndarray[tuple[int, ...], np.dtype[np.floating]]) -> list[bytes]:
+    """Return the JSON text of each number."""
+    return orjson.dumps(np.ascontiguousarray(values), option=_NUMPY)[1:-1].split(b",")

@@ -1,0 +1,75 @@
+"""What every encoding of a rank request is parsed to, and the checks that all of them share.
+
+Knows neither bytes nor the model: columns hold raw values, still to be encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bundle.columns import Column, ListColumn
+from service.errors import BodyMalformed, DuplicateCandidate, TooManyCandidates
+
+RawColumn = Column | ListColumn | Sequence[object]
+"""Typed columns as they are, or one Python value per row, None where it is missing."""
+Assignments = Mapping[str, str]
+"""Layer → variant."""
+
+
+@dataclass(frozen=True)
+class RankRequest:
+    """One user, N candidates.
+
+    Attributes:
+        request_id: echoed in the answer and in logs; empty to have one made.
+        user_id: whom the feed is for; decides the user's variants.
+        ids: the candidates' ids, all different, in the order that breaks ties.
+        user: user features, one row.
+        context: context features, one row.
+        items: item features, one row per candidate.
+        groups: what rerank rules group by (an author, say), one per candidate, or None.
+        model: name of the model to use, or None for the only one.
+        top_k: how many candidates to return, or None for all.
+        explain: whether to show how each score came to be.
+        force_variant: variants wanted in place of the assigned ones.
+    """
+
+    request_id: str
+    user_id: str
+    ids: Sequence[str]
+    user: Mapping[str, RawColumn] = field(default_factory=dict)
+    context: Mapping[str, RawColumn] = field(default_factory=dict)
+    items: Mapping[str, RawColumn] = field(default_factory=dict)
+    groups: Sequence[str | None] | None = None
+    model: str | None = None
+    top_k: int | None = None
+    explain: bool = False
+    force_variant: Assignments = field(default_factory=dict)
+
+
+def check_ids(ids: Sequence[str], max_candidates: int) -> None:
+    """Check that there are not too many candidates and none stands twice.
+
+    Raises:
+        TooManyCandidates, DuplicateCandidate: see `service.errors`.
+    """
+    if len(ids) > max_candidates:
+        raise TooManyCandidates("candidates", found=len(ids), expected=f"at most {max_candidates}")
+    if len(set(ids)) != len(ids):
+        seen: dict[str, int] = {}
+        for row, candidate in enumerate(ids):
+            if (first := seen.setdefault(candidate, row)) != row:
+                raise DuplicateCandidate(
+                    f"candidates[{row}].id", found=f"{candidate!r} again", expected=f"it once (candidates[{first}])"
+                )
+
+
+def check_length(thing: str, text: str, longest: int = 256) -> None:
+    """Check a text that goes into logs and answers.
+
+    Raises:
+        BodyMalformed: it is longer than `longest` characters.
+    """
+    if len(text) > longest:
+        raise BodyMalformed(thing, found=f"{len(text)} characters", expected=f"at most {longest}")
