@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     """Add the sub-commands that make and look at data."""
     _register_prepare(commands)
     _register_request(commands)
+    benchmark = commands.add_parser("benchmark", help="measure against other libraries")
+    _register_lightgbm(benchmark.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True))
 
 
 def _register_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -58,6 +61,21 @@ def _register_request(commands: argparse._SubParsersAction[argparse.ArgumentPars
     command.add_argument("--count", type=_positive, default=1, metavar="K", help="more than 1 writes one body per line")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the request goes")
     command.set_defaults(run=_request)
+
+
+def _register_lightgbm(benchmarks: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = benchmarks.add_parser(
+        "lightgbm",
+        help="gradient-boosted trees on the same prepared data",
+        description="Train one LightGBM model per task on prepared data and measure it on the test split.",
+        epilog="example:\n  dlen benchmark lightgbm --data data/kuairand --json lightgbm.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder made by `dlen prepare`")
+    command.add_argument("--seed", type=int, default=1, metavar="S", help="default: 1")
+    command.add_argument("--threads", type=_positive, default=1, metavar="N", help="default: 1")
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    command.set_defaults(run=_lightgbm)
 
 
 def _positive(text: str) -> int:
@@ -129,6 +147,29 @@ def _request(args: argparse.Namespace) -> int:
     write_file(args.out, text.encode())
     sizes = [_candidates(body) for body in bodies]
     Console().print(f"{args.out}: {len(bodies)} request(s), {min(sizes)}–{max(sizes)} candidates", highlight=False)
+    return 0
+
+
+def _lightgbm(args: argparse.Namespace) -> int:
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from bundle.files import write_file
+    from training.dataset import read_prepared
+    from training.lightgbm_baseline import run_lightgbm
+
+    console = Console()
+    with console.status("training one model per task") if console.is_terminal else nullcontext():
+        document = run_lightgbm(read_prepared(args.data), seed=args.seed, threads=args.threads)
+    shown = Table("task", "AUC", "GAUC", "log-loss", "PCOC", "positives", "trees", title="LightGBM, test")
+    for name, figures in document["tasks"].items():
+        numbers = ["–" if (v := figures[k]) is None else f"{v:.4f}" for k in ("auc", "gauc", "log_loss", "pcoc")]
+        shown.add_row(name, *numbers, str(figures["positives"]), str(figures["rounds"]))
+    console.print(shown)
+    if args.json is not None:
+        write_file(args.json, json.dumps(document, indent=2).encode() + b"\n")
     return 0
 
 
