@@ -1,0 +1,29 @@
+# The ranking service: what serves and nothing that trains (no torch). Built from locked, hashed packages.
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS packages
+COPY requirements/service.lock /tmp/service.lock
+RUN python -m venv /opt/dlen \
+ && /opt/dlen/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --no-deps -r /tmp/service.lock \
+ && /opt/dlen/bin/pip uninstall --yes --quiet pip
+
+FROM ${PYTHON_IMAGE}
+COPY --from=packages /opt/dlen /opt/dlen
+WORKDIR /app
+COPY cli.py /app/cli.py
+COPY bundle /app/bundle
+COPY fusion /app/fusion
+COPY service /app/service
+ENV PATH=/opt/dlen/bin:/usr/bin:/bin \
+    PYTHONPATH=/app \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    OMP_NUM_THREADS=1
+RUN useradd --system --uid 10001 --no-create-home dlen
+USER 10001
+EXPOSE 8080 9100
+HEALTHCHECK --interval=5s --timeout=2s --start-period=30s \
+  CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/readyz', timeout=2)"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["python", "-m", "cli"]
+CMD ["serve", "--models", "/models", "--fusion", "/fusion", "--host", "0.0.0.0", "--port", "8080", "--metrics-host", "0.0.0.0", "--metrics-port", "9100"]
