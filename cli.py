@@ -7,23 +7,31 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-FOLDERS = ("simulator", "training", "model_export", "service", "fusion", "loadtest")
-"""Folders that bring a `commands.py`, in the order of the path from logs to feed."""
+COMMANDS = (
+    "simulator.commands",
+    "training.commands",
+    "model_export.commands",
+    "service.commands",
+    "fusion.commands",
+    "loadtest.commands",
+    "demo",
+)
+"""Modules that bring sub-commands, in the order of the path from logs to feed."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the whole command line; each folder's `commands.register` adds its own sub-commands."""
+    """Return the whole command line; each module's `register` adds its own sub-commands."""
     root = argparse.ArgumentParser(
         prog="dlen",
         description="Train, export, serve and measure the DLEN feed ranker.",
         epilog="`dlen COMMAND --help` shows a command's options and an example.",
     )
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for folder in FOLDERS:
+    for name in COMMANDS:
         try:
-            module = importlib.import_module(f"{folder}.commands")
+            module = importlib.import_module(name)
         except ModuleNotFoundError as exc:
-            if exc.name not in (folder, f"{folder}.commands"):
+            if exc.name not in (name, name.partition(".")[0]):
                 raise
             continue  # a slim install (the service image) leaves whole folders out
         module.register(commands)

@@ -43,7 +43,7 @@ class ModelConfig(BaseModel):
     tower_hidden: Hidden = (32,)
     latent_hidden: Hidden = (256, 128, 64)
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    embedding_std: float = Field(default=0.01, gt=0, le=1)
+    embedding_std: float = Field(default=0.1, gt=0, le=1)
     alpha_k: float = Field(default=0.3, gt=0, lt=1)
     prior_up: float = Field(default=0.6, gt=0, lt=1)
     base_rate_init: bool = True
