@@ -21,6 +21,7 @@ ServiceError
 │   ├── NotReady                 503  no warmed model yet, or stopping
 │   └── DeadlineExceeded         504  the caller's deadline passed before the answer
 ├── ModelFailed                  500  the model raised, or gave numbers that are not finite
+├── PolicyFailed                 500  the fusion policy gave a score that is not finite
 └── ClientError                  `dlen rank` or the client could not get an answer
     ├── RequestFileInvalid       the request file does not read
     ├── ServerUnreachable        no connection, or it broke
@@ -202,6 +203,12 @@ class ModelFailed(ServiceError):
     """The model raised, or gave numbers that are not finite."""
 
     title = "the model failed"
+
+
+class PolicyFailed(ServiceError):
+    """The fusion policy gave a score that is not finite."""
+
+    title = "the fusion policy failed"
 
 
 class ClientError(ServiceError):

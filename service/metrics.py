@@ -24,7 +24,9 @@ from prometheus_client import (
     start_http_server,
     values,
 )
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from service.errors import PortTaken
 
@@ -77,6 +79,18 @@ class Metrics:
             "dlen_config_info", "1 for the fusion config that serves.", ("version",), registry=r,
             multiprocess_mode="max",
         )  # fmt: skip
+        self.exposures = Counter(
+            "dlen_rank_exposures_total",
+            "Requests ranked by a variant.",
+            ("layer", "experiment", "variant"),
+            registry=r,
+        )
+        self.rules_skipped = Counter(
+            "dlen_rerank_skipped_total", "Rules that found no data to work on.", ("rule",), registry=r
+        )
+        self.broken_caps = Counter(
+            "dlen_rerank_broken_caps_total", "Positions at which no candidate kept all caps.", registry=r
+        )
         self.load_failures = Counter(
             "dlen_load_failures_total", "Model versions or fusion configs that were refused.", ("kind", "reason"),
             registry=r,
@@ -89,6 +103,12 @@ class Metrics:
             "dlen_last_reload_timestamp_seconds", "When models or config were last taken over.", ("kind",),
             registry=r, multiprocess_mode="max",
         )  # fmt: skip
+
+    def retire(self, info: Gauge, *labels: str) -> None:
+        """Let an info gauge no longer show these labels."""
+        info.labels(*labels).set(0)
+        if FOLDER_VARIABLE not in os.environ:
+            info.remove(*labels)  # files of a slot cannot forget; `workers_registry` leaves zeros out
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -125,5 +145,18 @@ def start_metrics_server(registry: CollectorRegistry, host: str, port: int) -> t
 def workers_registry(folder: Path) -> CollectorRegistry:
     """Return a registry that shows the sum over the workers whose files lie in `folder`."""
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
+    registry.register(_Workers(folder))
     return registry
+
+
+class _Workers(Collector):
+    """The workers' metrics as one, without info gauges that were retired."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files = MultiProcessCollector(None, path=str(folder))  # type: ignore[no-untyped-call]
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._files.collect():  # type: ignore[no-untyped-call]
+            if metric.name.endswith("_info"):
+                metric.samples = [sample for sample in metric.samples if sample.value]
+            yield metric

@@ -7,6 +7,7 @@ once per content: one that was refused is not tried again until its manifest cha
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from bundle.errors import BundleError
 from bundle.files import sha256_of
 from bundle.manifest import MANIFEST_FILE, Manifest
 from bundle.read import read_bundle
+from fusion.errors import FusionError
 from service.engine import Engine
 from service.errors import ModelFailed, ModelsMissing
 from service.metrics import Metrics
@@ -30,7 +32,7 @@ class LoadedModel:
     Attributes:
         name: the folder's name.
         version: the number of its folder.
-        digest: sha256 of its manifest, which holds the digests of all its files.
+        content: what `content_of` its folder gave when it was loaded.
         manifest: what it is.
         encoder: raw values → model input.
         engine: model input → probabilities.
@@ -38,10 +40,16 @@ class LoadedModel:
 
     name: str
     version: int
-    digest: str
+    content: str
     manifest: Manifest
     encoder: SchemaEncoder
     engine: Engine
+
+
+Complaint = BundleError | FusionError | ModelFailed
+"""Why a version may not serve."""
+Publish = Callable[[LoadedModel], None]
+"""The last gate: lets a model serve, or raises FusionError where the fusion config does not fit it."""
 
 
 class ModelRepository:
@@ -51,7 +59,7 @@ class ModelRepository:
         """Look at nothing yet; `refresh` does."""
         self._settings = settings
         self._metrics = metrics
-        self._refused: dict[tuple[str, int], str] = {}
+        self._refused: dict[tuple[str, int], tuple[str, Complaint]] = {}
         self.serving: dict[str, LoadedModel] = {}
 
     def names(self) -> list[str]:
@@ -72,81 +80,86 @@ class ModelRepository:
             raise ModelsMissing(f"models folder {folder}", found="no model in it", expected="<name>/<version>/ bundles")
         return names
 
-    def load_all(self) -> None:
+    def load_all(self, publish: Publish) -> None:
         """Load every model for the first time.
 
         Raises:
             ModelsMissing: there is nothing to serve.
-            BundleError, ModelFailed: the complaint about the highest version of a model without any good one.
+            BundleError, FusionError, ModelFailed: the complaint about the highest version of a model that has no
+                good one.
         """
         for name in self.names():
-            problem = self.refresh(name)
-            if name not in self.serving and problem is not None:
-                raise problem
+            complaint = self.refresh(name, publish)
+            if name not in self.serving:
+                wanted = f"version {self._settings.version}"
+                raise complaint or ModelsMissing(f"model {name!r}", found="no such version", expected=wanted)
 
-    def refresh(self, name: str) -> BundleError | ModelFailed | ModelsMissing | None:
-        """Take over the best version of a model, if it is not the one that serves; return the first complaint.
+    def refresh(self, name: str, publish: Publish, config_version: str = "") -> Complaint | None:
+        """Take over the best version of a model, if it is not the one that serves.
 
-        Versions are tried from the highest down to the one that serves, which stays when none of them is good.
+        Versions are tried from the highest down to the one that serves, which stays when none above it is good.
+        Returns the standing complaint about the highest version that may not serve.
         """
-        folder = self._settings.models / name
-        wanted = self._settings.version
-        candidates = [v for v in versions_of(folder) if wanted is None or v == wanted]
+        folder, wanted = self._settings.models / name, self._settings.version
         serving = self.serving.get(name)
-        first: BundleError | ModelFailed | ModelsMissing | None = None
-        if not candidates:
-            return ModelsMissing(f"model {name!r}", found="no such version", expected=f"version {wanted or 'folders'}")
-        for version in reversed(candidates):
-            if serving is not None and serving.version == version and serving.digest == _digest(folder / str(version)):
-                return first
-            try:
-                self._take_over(self._load(name, version))
-            except _AlreadyRefused:
+        first: Complaint | None = None
+        for version in reversed(versions_of(folder)):
+            if wanted is not None and version != wanted:
                 continue
-            except (BundleError, ModelFailed) as exc:
+            content = content_of(folder / str(version))
+            if serving is not None and (serving.version, serving.content) == (version, content):
+                return first
+            known = self._refused.get((name, version))
+            if known is not None and known[0] in (content, content + config_version):
+                first = first or known[1]
+                continue
+            try:
+                model = self._load(name, version, content)
+                publish(model)
+            except (BundleError, FusionError, ModelFailed) as exc:
                 first = first or exc
+                key = content + (config_version if isinstance(exc, FusionError) else "")
+                self._refuse(name, version, key, exc)
             else:
+                self._take_over(model)
                 return first
         return first
 
-    def _load(self, name: str, version: int) -> LoadedModel:
-        """Return a version that has passed every check, or raise the first complaint."""
-        folder = self._settings.models / name / str(version)
-        digest = _digest(folder)
-        if self._refused.get((name, version)) == digest:
-            raise _AlreadyRefused
-        try:
-            bundle = read_bundle(folder)
-            engine = Engine(bundle, self._settings.warmup_runs)
-            return LoadedModel(name, version, digest, bundle.manifest, SchemaEncoder(bundle.schema), engine)
-        except (BundleError, ModelFailed) as exc:
-            self._refused[(name, version)] = digest
-            self._metrics.load_failures.labels("model", type(exc).__name__).inc()
-            _LOG.error("model %s/%d refused: %s", name, version, exc)
-            raise
+    def _load(self, name: str, version: int, content: str) -> LoadedModel:
+        """Return a version that has passed every check of its own, or raise the first complaint."""
+        bundle = read_bundle(self._settings.models / name / str(version))
+        engine = Engine(bundle, self._settings.warmup_runs)
+        return LoadedModel(name, version, content, bundle.manifest, SchemaEncoder(bundle.schema), engine)
+
+    def _refuse(self, name: str, version: int, key: str, complaint: Complaint) -> None:
+        self._refused[(name, version)] = key, complaint
+        self._metrics.load_failures.labels("model", type(complaint).__name__).inc()
+        _LOG.error("model %s/%d refused: %s", name, version, complaint)
 
     def _take_over(self, model: LoadedModel) -> None:
         previous = self.serving.get(model.name)
         self.serving = {**self.serving, model.name: model}
-        if previous is not None:
-            self._metrics.model_info.labels(model.name, str(previous.version)).set(0)
+        if previous is not None and previous.version != model.version:
+            self._metrics.retire(self._metrics.model_info, model.name, str(previous.version))
         self._metrics.model_info.labels(model.name, str(model.version)).set(1)
         self._metrics.reload_time.labels("model").set_to_current_time()
         _LOG.info("model %s/%d serves (%s)", model.name, model.version, model.manifest.architecture)
 
 
-class _AlreadyRefused(Exception):
-    """The version was refused before and has not changed since."""
-
-
 def versions_of(folder: Path) -> list[int]:
     """Return the numbers of a model's version folders, rising; names like 01 or .tmp are no versions."""
-    found = (path.name for path in folder.iterdir() if path.is_dir())
+    try:
+        found = [path.name for path in folder.iterdir() if path.is_dir()]
+    except OSError:
+        return []
     return sorted(int(name) for name in found if name.isdecimal() and name.isascii() and str(int(name)) == name)
 
 
-def _digest(folder: Path) -> str:
+def content_of(folder: Path) -> str:
+    """Return what changes whenever a version's content does: its manifest's sha256, its files' sizes and times."""
     try:
-        return sha256_of(folder / MANIFEST_FILE)
+        stats = [(path.name, path.lstat()) for path in sorted(folder.iterdir())]
+        manifest = sha256_of(folder / MANIFEST_FILE)
     except OSError:
-        return ""
+        return "unreadable"
+    return manifest + "".join(f" {name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)

@@ -134,5 +134,5 @@ def document_of(snapshot: Snapshot) -> dict[str, Any]:
             for f in model.encoder.schema.features
         ],
         "offline_metrics": manifest.offline_metrics,
-        "config_version": snapshot.config.version,
+        "config_version": snapshot.fusion.version,
     }

@@ -8,19 +8,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bundle.columns import Column, ListColumn
 from bundle.encode import EncodedPart, PartEncoder
 from bundle.errors import UnknownFeature, ValueInvalid
+from fusion.errors import ForceError, InputInvalid
+from fusion.explain import Explanation
+from fusion.fuse import CompiledPolicy, Needs, Ranked
+from fusion.live import Decision
 from fusion.signals import Candidates, Probabilities
 from service.admission import Deadline
 from service.engine import Predicted
-from service.errors import translated
+from service.errors import PolicyFailed, translated
 from service.metrics import Metrics
 from service.snapshot import Snapshot
-from service.wire.request import RankRequest, RawColumn
+from service.wire.request import RankRequest, RawColumn, first_value, numbers, plain
+
+GROUP = "group"
+"""The key of rerank rules that a candidate's `group` gives."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +34,21 @@ class Ranking:
     Attributes:
         request: what was asked.
         snapshot: the model and config that answered.
-        order_K: candidate indices from the first position on.
-        score_N: fused scores in input order, float64.
+        decision: the policy that ordered, and the user's variants.
+        ranked: candidate indices from the first position on, and all scores in input order.
         predicted: the model's probabilities in input order.
         missing_features: feature values that the request lacked, over all rows.
+        explanation: how each score and position came about, where the request asks.
         degraded: why the order is not the policy's, or None.
     """
 
     request: RankRequest
     snapshot: Snapshot
-    order_K: NDArray[np.intp]
-    score_N: NDArray[np.float64]
+    decision: Decision
+    ranked: Ranked
     predicted: Predicted
     missing_features: int
+    explanation: Explanation | None = None
     degraded: str | None = None
 
 
@@ -63,14 +69,23 @@ class Ranker:
         with stage("features"):
             user_part, item_part = encode(request, snapshot)
             missing_features = self._count_missing(user_part, item_part)
+            decision = decide(request, snapshot)
         deadline.check("predict")
         with stage("predict"):
             predicted = snapshot.model.engine.predict(user_part, item_part)
         with stage("fuse"):
-            policy = snapshot.policies[snapshot.config.default]
-            probabilities = Probabilities(predicted.p_NT, predicted.p_joint_NT, predicted.p_up_N)
-            ranked = policy.rank(probabilities, request.top_k, known_candidates(request))
-        return Ranking(request, snapshot, ranked.order_K, ranked.score_N, predicted, missing_features)
+            ranked, explanation = fuse(request, decision.policy, predicted)
+        self._count_ranked(decision, ranked)
+        return Ranking(request, snapshot, decision, ranked, predicted, missing_features, explanation)
+
+    def _count_ranked(self, decision: Decision, ranked: Ranked) -> None:
+        """Count which variants took part, and what the rules could not do."""
+        for exposure in decision.exposures:
+            self._metrics.exposures.labels(exposure.layer, exposure.experiment, exposure.variant).inc()
+        for rule in ranked.skipped:
+            self._metrics.rules_skipped.labels(rule).inc()
+        if ranked.broken_caps:
+            self._metrics.broken_caps.inc(ranked.broken_caps)
 
     def _count_missing(self, *parts: EncodedPart) -> int:
         """Count the values that a request lacked, by feature; return how many."""
@@ -110,7 +125,7 @@ def check_side(snapshot: Snapshot, side: str, columns: Mapping[str, RawColumn]) 
     Raises:
         UnknownFeature: one does not.
     """
-    known = {feature.name for feature in snapshot.model.encoder.schema.features if feature.side == side}
+    known = snapshot.sides[side]
     if unknown := columns.keys() - known:
         expected = f"a {side} feature: {', '.join(sorted(known)[:20]) or 'the model has none'}"
         raise UnknownFeature(f"feature {min(unknown)!r}", found=f"no {side} feature", expected=expected)
@@ -123,7 +138,39 @@ def typed(encoder: PartEncoder, columns: Mapping[str, RawColumn]) -> dict[str, C
     return ready | encoder.columns_from_python(raw) if raw else ready
 
 
-def known_candidates(request: RankRequest) -> Candidates:
-    """Return what fusion may know of the candidates."""
-    keys = {} if request.groups is None else {"group": request.groups}
-    return Candidates(ids=request.ids, keys=keys, seed=request.request_id)
+def decide(request: RankRequest, snapshot: Snapshot) -> Decision:
+    """Return the request's policy and variants; conditions read its user and context features.
+
+    Raises:
+        VariantRefused: a forced variant that does not exist or may not be forced.
+    """
+    attributes = {name: first_value(column) for name, column in {**request.user, **request.context}.items()}
+    try:
+        return snapshot.fusion.decide(request.user_id, attributes, request.force_variant)
+    except ForceError as exc:
+        raise translated(exc, "$.force_variant") from exc
+
+
+def fuse(request: RankRequest, policy: CompiledPolicy, predicted: Predicted) -> tuple[Ranked, Explanation | None]:
+    """Return the order by a policy, explained where the request asks.
+
+    Raises:
+        PolicyFailed: a score is not finite.
+    """
+    probabilities = Probabilities(predicted.p_NT, predicted.p_joint_NT, predicted.p_up_N)
+    candidates = known_candidates(request, policy.needs)
+    try:
+        if request.explain:
+            return policy.explain(probabilities, request.top_k, candidates)
+        return policy.rank(probabilities, request.top_k, candidates), None
+    except InputInvalid as exc:
+        raise PolicyFailed(exc.thing, found=exc.found, expected=exc.expected) from exc
+
+
+def known_candidates(request: RankRequest, needs: Needs) -> Candidates:
+    """Return what a policy reads of the candidates: their group, and item features by name."""
+    keys = {name: plain(request.items[name]) for name in needs.keys if name in request.items}
+    if GROUP in needs.keys and request.groups is not None:
+        keys[GROUP] = request.groups
+    attributes = {name: numbers(request.items[name]) for name in needs.attributes if name in request.items}
+    return Candidates(ids=request.ids, keys=keys, attributes=attributes, seed=request.request_id)

@@ -113,7 +113,7 @@ def health_routes(worker: Worker) -> APIRouter:
         snapshot = next(iter(worker.serving.snapshots.values()), None)
         if snapshot is None:
             raise NotReady("service", found="starting", expected="ready")
-        document = {"version": snapshot.config.version, "config": snapshot.config.model_dump(mode="json")}
+        document = {"version": snapshot.fusion.version, "config": snapshot.fusion.config.model_dump(mode="json")}
         return Response(orjson.dumps(document), media_type="application/json")
 
     return router

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fusion.calibration import Calibration
-from fusion.fuse import CompiledPolicy, compile_policy
+from fusion.live import Fusion, compile_config
 from fusion.policy import FusionConfig
 from service.errors import ModelChoiceNeeded, ModelUnknown, NotReady
 from service.models import LoadedModel
@@ -21,20 +21,20 @@ class Snapshot:
 
     Attributes:
         model: the model.
-        config: the fusion config.
-        policies: every policy of the config, compiled for the model.
+        fusion: the config, every policy of it compiled for the model.
+        sides: side → names of the model's features on it.
     """
 
     model: LoadedModel
-    config: FusionConfig
-    policies: Mapping[str, CompiledPolicy]
+    fusion: Fusion
+    sides: Mapping[str, frozenset[str]]
 
 
 def take_snapshot(model: LoadedModel, config: FusionConfig) -> Snapshot:
     """Return the snapshot of a model and a config.
 
     Raises:
-        PolicyMismatch: a policy names what the model does not have.
+        FusionError: a policy, or a combination of variants, does not fit the model.
     """
     manifest = model.manifest
     calibrations = {
@@ -42,11 +42,9 @@ def take_snapshot(model: LoadedModel, config: FusionConfig) -> Snapshot:
         for task in manifest.tasks
         if task.calibration is not None
     }
-    policies = {
-        name: compile_policy(policy, manifest.task_names, manifest.has_latent, config.negative_tasks, calibrations)
-        for name, policy in config.policies.items()
-    }
-    return Snapshot(model, config, policies)
+    features = model.encoder.schema.features
+    sides = {side: frozenset(f.name for f in features if f.side == side) for side in ("user", "context", "item")}
+    return Snapshot(model, compile_config(config, manifest.task_names, manifest.has_latent, calibrations), sides)
 
 
 class Serving:
@@ -55,6 +53,10 @@ class Serving:
     def __init__(self) -> None:
         """Serve nothing yet."""
         self.snapshots: Mapping[str, Snapshot] = {}
+
+    def publish(self, *snapshots: Snapshot) -> None:
+        """Let snapshots serve from the next request on; requests that hold older ones end with those."""
+        self.snapshots = {**self.snapshots, **{snapshot.model.name: snapshot for snapshot in snapshots}}
 
     def choose(self, name: str | None) -> Snapshot:
         """Return the named model's snapshot, or the only one.

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from fusion.policy import load_config
 from service.admission import Admission
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
-from service.models import ModelRepository
 from service.ranker import Ranker
+from service.reload import Reloader
 from service.settings import Settings
-from service.snapshot import Serving, take_snapshot
+from service.snapshot import Serving
 
 
 class Worker:
@@ -22,28 +21,23 @@ class Worker:
         self.settings = settings
         self.metrics = metrics
         self.lifecycle = Lifecycle(settings.drain_seconds)
-        self.repository = ModelRepository(settings, metrics)
         self.serving = Serving()
+        self.reloader = Reloader(settings, metrics, self.serving)
         self.admission = Admission(settings, metrics)
         self.ranker = Ranker(metrics)
         self.pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="rank")
 
     def load(self) -> None:
-        """Load fusion config and models, and check them against each other.
+        """Load fusion config and models, check them against each other, and begin to watch them.
 
         Raises:
             FusionError, BundleError, ModelsMissing, ModelFailed: why the service cannot start.
         """
-        config = load_config(self.settings.fusion)
-        self.repository.load_all()
-        models = self.repository.serving
-        self.serving.snapshots = {name: take_snapshot(model, config) for name, model in models.items()}
-        self.metrics.config_info.labels(config.version).set(1)
-        for kind in ("model", "config"):
-            self.metrics.reload_ok.labels(kind).set(1)
-            self.metrics.reload_time.labels(kind).set_to_current_time()
+        self.reloader.load()
         self.lifecycle.warmed = True
+        self.reloader.start()
 
     def close(self) -> None:
         """Let go of the threads."""
+        self.reloader.stop()
         self.pool.shutdown(wait=True, cancel_futures=True)

@@ -8,7 +8,7 @@ Legend: K candidates returned, T tasks, C numeric columns of a candidate, W all 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import orjson
@@ -30,6 +30,9 @@ class RankedItem(Struct, frozen=True, omit_defaults=True):
         None
     )
     p_joint: Annotated[dict[str, float] | None, Meta(description="P(task, UP); absent without the latent.")] = None
+    explanation: Annotated[
+        dict[str, Any] | None, Meta(description="Terms, multipliers and moves that give score and position exactly.")
+    ] = None
 
 
 class RankAnswer(Struct, frozen=True):
@@ -51,8 +54,8 @@ def json_answer(ranking: Ranking) -> bytes:
         "request_id": ranking.request.request_id,
         "model": ranking.snapshot.model.name,
         "model_version": str(ranking.snapshot.model.version),
-        "config_version": ranking.snapshot.config.version,
-        "assignments": {},
+        "config_version": ranking.snapshot.fusion.version,
+        "assignments": dict(ranking.decision.assignments),
         "degraded": ranking.degraded,
         "missing_features": ranking.missing_features,
     }
@@ -60,7 +63,7 @@ def json_answer(ranking: Ranking) -> bytes:
 
 
 def _items(ranking: Ranking) -> bytes:
-    order_K = ranking.order_K
+    order_K = ranking.ranked.order_K
     if not len(order_K):
         return b""
     ids = ranking.request.ids
@@ -68,16 +71,21 @@ def _items(ranking: Ranking) -> bytes:
     width = 2 + columns.shape[1]
     texts: list[bytes] = [b""] * (len(order_K) * width)
     texts[0::width] = [orjson.dumps(ids[row]) for row in order_K.tolist()]
-    texts[1::width] = _numbers(ranking.score_N[order_K])
+    texts[1::width] = _numbers(ranking.ranked.score_N[order_K])
     numbers = _numbers(columns.ravel())
     for column in range(columns.shape[1]):
         texts[2 + column :: width] = numbers[column :: columns.shape[1]]
-    return (b",".join([_template(ranking)] * len(order_K))) % tuple(texts)
+    if ranking.explanation is None:
+        return b",".join([_template(ranking)] * len(order_K)) % tuple(texts)
+    template = _template(ranking)[:-1] + b',"explanation":%b}'
+    explained = [orjson.dumps(item) for item in ranking.explanation.items(order_K.tolist())]
+    rows = (tuple(texts[at : at + width]) for at in range(0, len(texts), width))
+    return b",".join(template % (*row, item) for row, item in zip(rows, explained, strict=True))
 
 
 def _columns(ranking: Ranking) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     """Return [p_up, p_joint, p] of the returned candidates, float32 [K, C]; only p without the latent."""
-    order_K, predicted = ranking.order_K, ranking.predicted
+    order_K, predicted = ranking.ranked.order_K, ranking.predicted
     parts = [predicted.p_NT[order_K]]
     if predicted.p_up_N is not None and predicted.p_joint_NT is not None:
         parts = [predicted.p_up_N[order_K, None], predicted.p_joint_NT[order_K], *parts]

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bundle.columns import Column, ListColumn
 from service.errors import BodyMalformed, DuplicateCandidate, TooManyCandidates
 
@@ -63,6 +66,32 @@ def check_ids(ids: Sequence[str], max_candidates: int) -> None:
                 raise DuplicateCandidate(
                     f"candidates[{row}].id", found=f"{candidate!r} again", expected=f"it once (candidates[{first}])"
                 )
+
+
+def plain(column: RawColumn) -> Sequence[object]:
+    """Return one Python value per row, None where it is missing; a list column's rows are tuples."""
+    if isinstance(column, ListColumn):
+        items = column.items.plain().tolist()
+        edges = column.offsets.tolist()
+        return [tuple(items[start:end]) for start, end in zip(edges, edges[1:], strict=False)]
+    if isinstance(column, Column):
+        values: list[object] = column.plain().tolist()
+        if column.missing is None:
+            return values
+        return [None if missing else value for value, missing in zip(values, column.missing.tolist(), strict=True)]
+    return column
+
+
+def first_value(column: RawColumn) -> object:
+    """Return the value of a column of one row."""
+    value = plain(column)[0]
+    return list(value) if isinstance(value, tuple) else value
+
+
+def numbers(column: RawColumn) -> NDArray[np.float64]:
+    """Return a column's numbers, NaN where there is none."""
+    values = plain(column)
+    return np.array([v if isinstance(v, int | float) else np.nan for v in values], dtype=np.float64)
 
 
 def check_length(thing: str, text: str, longest: int = 256) -> None:

@@ -214,7 +214,7 @@ def test_the_openapi_document_describes_what_is_really_answered(running, body):
     schemas = document["components"]["schemas"]
     assert set(schemas["RankAnswer"]["properties"]) == set(running.rank(body).json())
     item = running.rank(body).json()["items"][0]
-    assert set(schemas["RankedItem"]["properties"]) == set(item)
+    assert set(schemas["RankedItem"]["properties"]) == set(item) | {"explanation"}
     accepted = rank["requestBody"]["content"]["application/json"]["example"]
     assert set(accepted) <= set(schemas["RankBody"]["properties"])
     assert {"200", "400", "404", "413", "415", "422", "503", "504"} <= set(rank["responses"])

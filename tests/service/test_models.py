@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from bundle import errors as bundle_errors
 from service.errors import ModelsMissing
 from service.metrics import Metrics
-from service.models import ModelRepository, versions_of
+from service.models import LoadedModel, ModelRepository, versions_of
 from service.settings import Settings
 
 
@@ -28,6 +28,10 @@ def folder(tmp_path, make_bundle) -> Path:
 def repository(folder: Path, **settings: object) -> ModelRepository:
     values = Settings.model_validate({"models": folder, "fusion": "f", **settings})
     return ModelRepository(values, Metrics(CollectorRegistry()))
+
+
+def accept(model: LoadedModel) -> None:
+    """A fusion config that fits every model."""
 
 
 def serving(found: ModelRepository) -> dict[str, int]:
@@ -56,14 +60,14 @@ def test_the_highest_version_by_number_serves(folder, make_bundle):
     for version in ("9", "10"):
         make_bundle(folder / "tiny" / version)
     found = repository(folder)
-    found.load_all()
+    found.load_all(accept)
     assert serving(found) == {"tiny": 10}
 
 
 def test_a_pinned_version_serves_although_there_are_higher_ones(folder, make_bundle):
     make_bundle(folder / "tiny" / "2")
     found = repository(folder, version=1)
-    found.load_all()
+    found.load_all(accept)
     assert serving(found) == {"tiny": 1}
 
 
@@ -71,8 +75,8 @@ def test_every_name_serves_unless_one_is_chosen(folder, make_bundle):
     make_bundle(folder / "other" / "4")
     (folder / "empty").mkdir()
     both, one = repository(folder), repository(folder, model="other")
-    both.load_all()
-    one.load_all()
+    both.load_all(accept)
+    one.load_all(accept)
     assert serving(both) == {"tiny": 1, "other": 4}
     assert serving(one) == {"other": 4}
 
@@ -81,7 +85,7 @@ def test_a_broken_version_gives_way_to_the_next_lower_one(folder, make_bundle, c
     flip(make_bundle(folder / "tiny" / "2") / "model.onnx")
     found = repository(folder)
     with caplog.at_level(logging.ERROR):
-        found.load_all()
+        found.load_all(accept)
     assert serving(found) == {"tiny": 1}
     assert "tiny/2 refused" in caplog.text
     assert failures(found, "FileDigest") == 1
@@ -89,35 +93,35 @@ def test_a_broken_version_gives_way_to_the_next_lower_one(folder, make_bundle, c
 
 def test_a_newer_good_version_takes_over_and_a_newer_bad_one_does_not(folder, make_bundle):
     found = repository(folder)
-    found.load_all()
+    found.load_all(accept)
     flip(make_bundle(folder / "tiny" / "2") / "golden.npz")
-    assert isinstance(found.refresh("tiny"), bundle_errors.FileDigest)
+    assert isinstance(found.refresh("tiny", accept), bundle_errors.FileDigest)
     assert serving(found) == {"tiny": 1}
     make_bundle(folder / "tiny" / "3", seed=3)
-    found.refresh("tiny")
+    found.refresh("tiny", accept)
     assert serving(found) == {"tiny": 3}
 
 
 def test_a_refused_version_is_tried_again_only_when_its_content_changes(folder, make_bundle):
     found = repository(folder)
-    found.load_all()
+    found.load_all(accept)
     make_bundle(folder / "tiny" / "2", golden_error=0.1)
-    found.refresh("tiny")
-    found.refresh("tiny")
+    found.refresh("tiny", accept)
+    found.refresh("tiny", accept)
     assert failures(found, "GoldenMismatch") == 1
     shutil.rmtree(folder / "tiny" / "2")
     make_bundle(folder / "tiny" / "2", seed=5)
-    found.refresh("tiny")
+    found.refresh("tiny", accept)
     assert serving(found) == {"tiny": 2}
 
 
 def test_nothing_to_serve_is_named(tmp_path):
     with pytest.raises(ModelsMissing, match="no such folder"):
-        repository(tmp_path / "none").load_all()
+        repository(tmp_path / "none").load_all(accept)
     with pytest.raises(ModelsMissing, match="no model in it"):
-        repository(tmp_path).load_all()
+        repository(tmp_path).load_all(accept)
     with pytest.raises(ModelsMissing, match="model 'x'"):
-        repository(tmp_path, model="x").load_all()
+        repository(tmp_path, model="x").load_all(accept)
 
 
 def tiny_graph(outputs: dict[str, list[int | str]], inputs: dict[str, tuple[int, list[int | str]]]) -> onnx.ModelProto:
@@ -158,7 +162,7 @@ def test_a_graph_that_is_not_the_manifests_is_refused(tmp_path, make_bundle, out
     (folder / "model.onnx").write_bytes(tiny_graph(outputs, inputs).SerializeToString())
     relist(folder)
     with pytest.raises(bundle_errors.TensorMismatch) as caught:
-        repository(tmp_path / "m").load_all()
+        repository(tmp_path / "m").load_all(accept)
     assert message in str(caught.value)
 
 
@@ -167,7 +171,7 @@ def test_a_file_that_is_no_graph_is_refused_in_one_line(tmp_path, make_bundle):
     (folder / "model.onnx").write_bytes(b"not a graph" * 100)
     relist(folder)
     with pytest.raises(bundle_errors.TensorMismatch) as caught:
-        repository(tmp_path / "m").load_all()
+        repository(tmp_path / "m").load_all(accept)
     assert "\n" not in str(caught.value)
 
 
@@ -185,7 +189,7 @@ def test_weights_outside_the_bundle_are_never_read(tmp_path, make_bundle):
     (folder / "model.onnx").write_bytes(model.SerializeToString())
     relist(folder)
     with pytest.raises(bundle_errors.TensorMismatch):
-        repository(tmp_path / "m").load_all()
+        repository(tmp_path / "m").load_all(accept)
 
 
 def relist(folder: Path) -> None:
