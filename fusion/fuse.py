@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,11 @@ from numpy.typing import NDArray
 from fusion.calibration import Calibration
 from fusion.compile import Formula, compile_formula
 from fusion.errors import InputInvalid
+from fusion.explain import Explanation, explain_slate
 from fusion.formulas import Floats, add_terms, order_by_score
 from fusion.policies import Policy
+from fusion.rerank import Slate, apply_rules
+from fusion.rules import Decay, Dpp, FirstCap, Mmr, Pin, WindowCap
 from fusion.signals import NO_CANDIDATES, Candidates, Probabilities, check_shapes
 
 
@@ -26,11 +30,27 @@ class Ranked:
 
     Attributes:
         order_K: candidate indices from the first position on; shorter than N by `top_k` and by dropped ones.
-        score_N: score per candidate in input order, float64.
+        score_N: score per candidate in input order, float64, after scoring rules.
+        propensity_N: probability of exploration's draws per candidate; None where the policy does not explore.
+        skipped: rules that found no data to work on, by label.
+        broken_caps: positions at which no candidate kept all caps.
     """
 
     order_K: NDArray[np.intp]
     score_N: Floats
+    propensity_N: Floats | None = None
+    skipped: tuple[str, ...] = ()
+    broken_caps: int = 0
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a policy reads of `Candidates`, so that nothing else need be collected."""
+
+    keys: frozenset[str]
+    attributes: frozenset[str]
+    ids: bool
+    vectors: bool
 
 
 @dataclass(frozen=True)
@@ -44,23 +64,61 @@ class CompiledPolicy:
     def rank(
         self, probabilities: Probabilities, top_k: int | None = None, candidates: Candidates = NO_CANDIDATES
     ) -> Ranked:
-        """Return the order by score descending, ties by input order, and every candidate's score.
+        """Return the final order and every candidate's score.
+
+        The order is by score descending, ties by input order, then by the gate and the moving rules.
 
         Raises:
             InputInvalid: arrays that do not fit each other or the model, or a score that is not finite.
         """
-        score_N = self.score(probabilities, candidates)
-        return Ranked(order_by_score(score_N)[:top_k], score_N)
+        _, fused_N = self._score(probabilities, candidates)
+        return _ranked(self._rerank(fused_N, probabilities, candidates, explain=False), top_k)
+
+    def explain(
+        self, probabilities: Probabilities, top_k: int | None = None, candidates: Candidates = NO_CANDIDATES
+    ) -> tuple[Ranked, Explanation]:
+        """Return what `rank` returns, and how each score and position came about."""
+        terms_KN, fused_N = self._score(probabilities, candidates)
+        slate = self._rerank(fused_N, probabilities, candidates, explain=True)
+        return _ranked(slate, top_k), explain_slate(self.formula, terms_KN, fused_N, slate)
 
     def score(self, probabilities: Probabilities, candidates: Candidates = NO_CANDIDATES) -> Floats:
         """Return the fused score per candidate, float64 [N], before gate and rules."""
+        return self._score(probabilities, candidates)[1]
+
+    @cached_property
+    def needs(self) -> Needs:
+        """What the policy reads of the candidates besides probabilities."""
+        rules = self.policy.rules
+        pins = [rule for rule in rules if isinstance(rule, Pin)]
+        return Needs(
+            keys=frozenset(rule.key for rule in rules if isinstance(rule, Decay | WindowCap | FirstCap)),
+            attributes=frozenset(self.formula.attributes) | {pin.attribute for pin in pins if pin.attribute},
+            ids=any(pin.id for pin in pins),
+            vectors=any(isinstance(rule, Mmr | Dpp) for rule in rules),
+        )
+
+    def _score(self, probabilities: Probabilities, candidates: Candidates) -> tuple[Floats, Floats]:
         formula = self.formula
-        check_shapes(probabilities, len(self.tasks), joint=formula.needs_joint, p_up=formula.needs_p_up)
-        score_N = formula.link(add_terms(formula.terms(probabilities, candidates)))
+        needs_p_up = formula.needs_p_up or self.policy.gate is not None
+        check_shapes(probabilities, len(self.tasks), joint=formula.needs_joint, p_up=needs_p_up)
+        terms_KN = formula.terms(probabilities, candidates)
+        score_N = formula.link(add_terms(terms_KN))
         if not np.isfinite(score_N).all():
             row = int(np.flatnonzero(~np.isfinite(score_N))[0])
             raise InputInvalid(f"score of candidate {row}", found=score_N[row], expected="a finite number")
-        return score_N
+        return terms_KN, score_N
+
+    def _rerank(self, fused_N: Floats, probabilities: Probabilities, candidates: Candidates, *, explain: bool) -> Slate:
+        slate = Slate(fused_N, order_by_score(fused_N), candidates, explain)
+        slate.record("score")
+        apply_rules(slate, self.policy.gate, probabilities.p_up_N, self.policy.rules)
+        return slate
+
+
+def _ranked(slate: Slate, top_k: int | None) -> Ranked:
+    order_K = slate.order_M[:top_k]
+    return Ranked(order_K, slate.score_N, slate.propensity_N, tuple(slate.skipped), slate.broken_caps)
 
 
 def compile_policy(
