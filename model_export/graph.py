@@ -1,9 +1,9 @@
 """The serving graph of a network: one request, N candidates, the request's half of layer 1 computed once.
 
 The network's input is x = [request part | item part]. Every layer that reads x is written as
-Gemm(x_item [N, Ki], W_item, C = Gemm(x_request [1, Kr], W_request, b)): the request's share is one row, added
-to all candidates. Each expert is a chain of its own, so that its [N, H] activations stay in cache.
-Proven equal to the training network by `parity`.
+Gemm(x_item [N, Ki], W_item, C = its piece of x_request [1, Kr] · W_request + b): the request's share is one
+row, added to all candidates; the shares of all layers are one product. Each expert is a chain of its own, so
+that its [N, H] activations stay in cache. Proven equal to the training network by `parity`.
 
 Legend: N candidates, Kr and Ki widths of the two parts of x, E experts, M mixtures, T tasks, H hidden width.
 """
@@ -27,46 +27,59 @@ from training.models.layers import BatchedMLP, Block, PartLayout
 from training.models.network import Network
 
 Weights = NDArray[np.float32]
+Layer = tuple[Weights, Weights]
+"""Weight [K, H] and bias [H]."""
 
 
 def write_serving_graph(network: Network, schema: FeatureSchema, folder: Path) -> None:
     """Write model.onnx and its weights into `folder`."""
-    graph = ServingGraph(network, input_tensors(schema))
-    outputs = output_tensors(graph.tasks, has_latent=network.config.has_latent)
-    edges = graph.build()
-    graph.writer.write(folder, MODEL_FILE, graph.inputs, [(tensor, edges[tensor.name]) for tensor in outputs])
+    ServingGraph(network, input_tensors(schema)).write(folder)
 
 
 class ServingGraph:
-    """One network being written as a graph."""
+    """One network being written as a graph in float32."""
 
     def __init__(self, network: Network, inputs: Sequence[Tensor]) -> None:
+        """Take a network and the graph inputs of its schema."""
         self.network, self.inputs, self.writer = network, tuple(inputs), GraphWriter()
         self.given = {tensor.name for tensor in inputs}
-        self.tables = {
-            size: self.writer.constant(_array(table), f"table_{size}") for size, table in network.inputs.tables.items()
-        }
         self.request_width, self.item_width = (part.width for part in network.inputs.parts)
         self.tasks = len(network.head.alpha if isinstance(network.head, LatentHead) else network.head.bias)
-        self.x_request: str | None = None
+        self.tables: dict[str, str] = {}
         self.x_item = ""
+        self.shares_of_request: dict[str, str] = {}
+
+    def write(self, folder: Path) -> None:
+        """Write model.onnx and its weights into `folder`."""
+        edges = self.build()
+        outputs = output_tensors(self.tasks, has_latent=self.network.config.has_latent)
+        self.writer.write(folder, MODEL_FILE, self.inputs, [(tensor, edges[tensor.name]) for tensor in outputs])
 
     def build(self) -> dict[str, str]:
         """Return the edge of each output by name."""
         request, item = self.network.inputs.parts
-        if self.request_width:
-            self.x_request = self._part(request, REQUEST_CODES, REQUEST_VALUES, rows=1)
-        self.x_item = self._part(item, ITEM_CODES, ITEM_VALUES, rows=-1)
+        self._open_tables()
+        x_request = self._part(request, REQUEST_CODES, REQUEST_VALUES, rows=1) if self.request_width else None
+        self.x_item = self._item_part(item)
+        self._open_layers_on_x(x_request)
         backbone = self.network.backbone
         if isinstance(backbone, SharedBottom):
-            representations = self._mlp_on_x(backbone.bottom) * self.tasks
+            representations = self._experts_on_x("expert", backbone.bottom) * self.tasks
         elif isinstance(backbone, MMOE):
-            representations = self._mixtures(backbone.gates, self._mlp_on_x(backbone.experts))
+            shares = self._softmax(self._on_x("gates"), backbone.gates)
+            representations = self._mix(shares, self._experts_on_x("expert", backbone.experts))
         else:
             representations = self._ple(backbone)
         return self._head(representations)
 
     # ---- inputs
+
+    def _open_tables(self) -> None:
+        for size, table in self.network.inputs.tables.items():
+            self.tables[size] = self.writer.constant(array(table), f"table_{size}")
+
+    def _item_part(self, item: PartLayout) -> str:
+        return self._part(item, ITEM_CODES, ITEM_VALUES, rows=-1)
 
     def _part(self, part: PartLayout, codes: str, values: str, rows: int) -> str:
         """Return x of one part [rows, K]: embeddings block by block, then standardised values."""
@@ -77,11 +90,20 @@ class ServingGraph:
         return self.writer.concat(pieces)
 
     def _embed(self, block: Block, codes: str, rows: int) -> str:
+        embedded = self._gather(block, codes, self.tables[str(block.size)], first_row=0)
+        if block.is_list:
+            return self._mean_of_given(block, codes, embedded, rows)
+        return self.writer.reshape(embedded, [rows, block.width])
+
+    def _gather(self, block: Block, codes: str, table: str, first_row: int) -> str:
+        """Return the rows [rows, columns, D] of a table that begins at `first_row` of the network's."""
         w = self.writer
-        offsets = self.network.inputs.offsets[block.start : block.end].numpy().astype(np.int32)
-        embedded = w.op("Gather", self.tables[str(block.size)], w.op("Add", codes, w.constant(offsets, "offsets")))
-        if not block.is_list:
-            return w.reshape(embedded, [rows, block.width])
+        offsets = self.network.inputs.offsets[block.start : block.end].numpy() - first_row
+        return w.op("Gather", table, w.op("Add", codes, w.constant(offsets.astype(np.int32), "offsets")))
+
+    def _mean_of_given(self, block: Block, codes: str, embedded: str, rows: int) -> str:
+        """Return the mean [rows, D] over the slots of a list that hold a value."""
+        w = self.writer
         missing = w.op("Equal", codes, w.constant(np.array(MISSING_CODE, dtype=np.int32)))
         given = w.reshape(w.op("Cast", w.op("Not", missing), to=1), [rows, 1, block.end - block.start])
         total = w.reshape(w.op("MatMul", given, embedded), [rows, block.size])
@@ -89,28 +111,59 @@ class ServingGraph:
         count = w.reshape(w.op("ReduceSum", given, axes, keepdims=0), [rows, 1])
         return w.op("Div", total, w.op("Max", count, w.constant(np.array(1, dtype=np.float32))))
 
-    # ---- layers
+    # ---- layers that read x
 
-    def _on_x(self, weight_KH: Weights, bias_H: Weights) -> str:
-        """Return x·W + b [N, H] with the request's share computed on one row."""
-        w, item = self.writer, weight_KH[self.request_width :]
-        bias = w.constant(bias_H)
-        if self.x_request is not None:
-            bias = w.op("Gemm", self.x_request, w.constant(weight_KH[: self.request_width]), bias)
-        return w.op("Gemm", self.x_item, w.constant(item), bias)
+    def layers_on_x(self) -> dict[str, Layer]:
+        """Return every layer that reads x by name: weight [K, H] and bias [H]."""
+        backbone, head = self.network.backbone, self.network.head
+        layers: dict[str, Layer] = {}
+        if isinstance(backbone, SharedBottom):
+            layers |= _first_layers("expert", backbone.bottom)
+        else:
+            level = backbone if isinstance(backbone, MMOE) else backbone.levels[0]
+            assert isinstance(level, MMOE | PLELevel)
+            layers |= _first_layers("expert", level.experts)
+            layers["gates"] = _side_by_side(level.gates)
+            if isinstance(level, PLELevel) and level.shared_gate is not None:
+                layers["shared gate"] = _side_by_side(level.shared_gate)
+        if isinstance(head, LatentHead):
+            layers |= _first_layers("latent", head.latent)
+        return layers
+
+    def _open_layers_on_x(self, x_request: str | None) -> None:
+        """Compute the request's share of every layer that reads x, all in one product."""
+        layers = self.layers_on_x()
+        self.item_weights = {name: weight[self.request_width :] for name, (weight, _) in layers.items()}
+        if x_request is None:
+            self.shares_of_request = {name: self.writer.constant(bias) for name, (_, bias) in layers.items()}
+            return
+        share = self._request_product(x_request, list(layers.values()))
+        pieces = self.writer.split(share, [len(bias) for _, bias in layers.values()])
+        self.shares_of_request = dict(zip(layers, pieces, strict=True))
+
+    def _request_product(self, x_request: str, layers: Sequence[Layer]) -> str:
+        """Return x_request · W + b [1, ΣH] of layers side by side."""
+        weight = np.concatenate([weight[: self.request_width] for weight, _ in layers], axis=1)
+        return self._linear(x_request, weight, np.concatenate([bias for _, bias in layers]))
+
+    def _on_x(self, name: str) -> str:
+        """Return x·W + b [N, H] of a layer that reads x."""
+        weight = self.writer.constant(self.item_weights[name])
+        return self.writer.op("Gemm", self.x_item, weight, self.shares_of_request[name])
+
+    def _experts_on_x(self, name: str, mlp: BatchedMLP) -> list[str]:
+        """Return each network's output [N, H] where all read x."""
+        hidden = [self.writer.op("Relu", self._on_x(f"{name} {e}")) for e in range(len(mlp.weights[0]))]
+        return self._mlp(mlp, hidden, from_layer=1)
+
+    # ---- other layers
 
     def _linear(self, x: str, weight_KH: Weights, bias_H: Weights) -> str:
         return self.writer.op("Gemm", x, self.writer.constant(weight_KH), self.writer.constant(bias_H))
 
-    def _mlp_on_x(self, mlp: BatchedMLP) -> list[str]:
-        """Return each network's output [N, H] where all read x."""
-        first, bias = _array(mlp.weights[0]), _array(mlp.biases[0])
-        hidden = [self.writer.op("Relu", self._on_x(first[e], bias[e, 0])) for e in range(len(first))]
-        return self._mlp(mlp, hidden, from_layer=1)
-
     def _mlp(self, mlp: BatchedMLP, xs: Sequence[str], from_layer: int = 0) -> list[str]:
         """Return each network's output [N, H] from inputs of its own, starting at a layer."""
-        weights, biases = [_array(x) for x in mlp.weights], [_array(x) for x in mlp.biases]
+        weights, biases = [array(x) for x in mlp.weights], [array(x) for x in mlp.biases]
         outputs = []
         for e, x in enumerate(xs):
             for weight, bias in zip(weights[from_layer:], biases[from_layer:], strict=True):
@@ -118,26 +171,27 @@ class ServingGraph:
             outputs.append(x)
         return outputs
 
-    # ---- backbones
+    def _experts(self, mlp: BatchedMLP, xs: Sequence[str]) -> list[str]:
+        """Return the outputs [N, H] of experts that read representations."""
+        return self._mlp(mlp, xs)
 
-    def _mixtures(self, gates: Gates, experts: Sequence[str]) -> list[str]:
-        """Return each mixture's representation [N, H]; every mixture weighs all experts, gates read x."""
-        weight, bias = _array(gates.weight), _array(gates.bias)
-        mixtures, width, count = weight.shape
-        logits = self._on_x(weight.transpose(1, 0, 2).reshape(width, -1), bias.reshape(-1))
-        shares = self.writer.op("Softmax", self.writer.reshape(logits, [-1, mixtures, count]), axis=2)
-        return self._mix(shares, experts, mixtures)
+    # ---- mixtures
 
-    def _mix(self, shares: str, experts: Sequence[str], mixtures: int) -> list[str]:
-        """Return `mixtures` sums [N, H] of the experts under shares [N, M, E]."""
-        w, width = self.writer, self._expert_width
-        stacked = w.reshape(w.concat(experts), [-1, len(experts), width])
-        mixed = w.reshape(w.op("MatMul", shares, stacked), [-1, mixtures * width])
+    def _softmax(self, logits: str, gates: Gates) -> str:
+        """Return shares [N, M, E] from the logits [N, M·E] of M gates side by side."""
+        mixtures, _, experts = gates.weight.shape
+        return self.writer.op("Softmax", self.writer.reshape(logits, [-1, mixtures, experts]), axis=2)
+
+    def _mix(self, shares: str, experts: Sequence[str], mixtures: int | None = None) -> list[str]:
+        """Return the sums [N, H] of the experts under shares [N, M, E], mixture by mixture."""
+        w, width = self.writer, self.network.backbone.outputs
+        mixtures = self.tasks if mixtures is None else mixtures
+        mixed = w.reshape(w.op("MatMul", shares, self._stacked(experts)), [-1, mixtures * width])
         return w.split(mixed, [width] * mixtures)
 
-    @property
-    def _expert_width(self) -> int:
-        return int(self.network.backbone.outputs)
+    def _stacked(self, experts: Sequence[str]) -> str:
+        """Return [N, E, H]."""
+        return self.writer.reshape(self.writer.concat(experts), [-1, len(experts), self.network.backbone.outputs])
 
     def _ple(self, ple: PLE) -> list[str]:
         representations: list[str] | None = None  # None: x itself
@@ -148,26 +202,32 @@ class ServingGraph:
         return representations
 
     def _ple_level(self, level: PLELevel, xs: list[str] | None) -> list[str]:
-        """Return the tasks' representations and, but on the last level, the shared one behind them."""
+        """Return the tasks' representations and, but on the last level, the shared one behind them.
+
+        A task's share of another task's experts is zero, so that all mixtures are one batched product.
+        """
         if xs is None:
-            experts = self._mlp_on_x(level.experts)
+            experts = self._experts_on_x("expert", level.experts)
         else:
             spread = [xs[-1]] * level.shared + [xs[t] for t in range(level.tasks) for _ in range(level.own)]
-            experts = self._mlp(level.experts, spread)
-        shared, own = experts[: level.shared], experts[level.shared :]
-        mixed = []
-        for t in range(level.tasks):
-            mine = own[t * level.own : (t + 1) * level.own]
-            mixed += self._mix(self._shares(level.gates, t, xs[t] if xs else None), [*shared, *mine], 1)
-        if level.shared_gate is not None:
-            mixed += self._mix(self._shares(level.shared_gate, 0, xs[-1] if xs else None), experts, 1)
-        return mixed
+            experts = self._experts(level.experts, spread)
+        w = self.writer
+        own = self._softmax(self._gate_logits("gates", level.gates, xs), level.gates)
+        own = w.reshape(own, [-1, level.tasks * (level.shared + level.own)])
+        shares = w.op("MatMul", own, w.constant(_places_of_experts(level)))
+        if level.shared_gate is None:
+            return self._mix(w.reshape(shares, [-1, level.tasks, len(experts)]), experts)
+        logits = self._gate_logits("shared gate", level.shared_gate, None if xs is None else xs[-1:])
+        all_shares = w.concat([shares, w.op("Softmax", logits, axis=1)])
+        mixtures = level.tasks + 1
+        return self._mix(w.reshape(all_shares, [-1, mixtures, len(experts)]), experts, mixtures)
 
-    def _shares(self, gates: Gates, index: int, x: str | None) -> str:
-        """Return one gate's softmax [N, 1, E] on x or on a representation."""
-        weight, bias = _array(gates.weight)[index], _array(gates.bias)[index, 0]
-        logits = self._on_x(weight, bias) if x is None else self._linear(x, weight, bias)
-        return self.writer.reshape(self.writer.op("Softmax", logits, axis=1), [-1, 1, weight.shape[1]])
+    def _gate_logits(self, name: str, gates: Gates, xs: Sequence[str] | None) -> str:
+        """Return the logits [N, M·E] of gates that read x, or each a representation."""
+        if xs is None:
+            return self._on_x(name)
+        weight, bias = array(gates.weight), array(gates.bias)
+        return self.writer.concat([self._linear(xs[m], weight[m], bias[m, 0]) for m in range(len(weight))])
 
     # ---- heads
 
@@ -175,26 +235,48 @@ class ServingGraph:
         w, head = self.writer, self.network.head
         towers = w.concat(self._mlp(head.towers, representations))
         if isinstance(head, IndependentHead):
-            return {"p": w.op("Sigmoid", self._task_logits(towers, _array(head.weight)[:, :, 0], _array(head.bias)))}
-        weight = _array(head.weight)
-        a = w.op("Sigmoid", self._task_logits(towers, weight[:, :, 0], _array(head.bias_f)))
-        g = w.op("Sigmoid", self._task_logits(towers, weight[:, :, 1], _array(head.bias_g)))
-        latent = self._mlp_on_x(head.latent)[0]
-        h = self._linear(latent, _array(head.latent_weight), _array(head.latent_bias))  # [N, 1]
+            return {"p": w.op("Sigmoid", self._task_logits(towers, array(head.weight), array(head.bias)[:, None]))}
+        bias = np.stack([array(head.bias_f), array(head.bias_g)], axis=1)
+        a, g = w.split(w.op("Sigmoid", self._task_logits(towers, array(head.weight), bias)), [self.tasks] * 2)
+        latent = self._experts_on_x("latent", head.latent)[0]
+        h = self._linear(latent, array(head.latent_weight), array(head.latent_bias))  # [N, 1]
         u = w.op("Sigmoid", h)
         joint = w.op("Mul", a, u)  # Eq. 4
-        b = w.op("Mul", g, w.constant(_array(head.alpha)))  # Eq. 10
+        b = w.op("Mul", g, w.constant(array(head.alpha)))  # Eq. 10
         marginal = w.op("Add", joint, w.op("Mul", b, w.op("Sigmoid", w.op("Neg", h))))  # Eq. 1
         return {"p": marginal, "p_joint": joint, "p_up": w.reshape(u, [-1])}
 
-    def _task_logits(self, towers: str, weight_TH: Weights, bias_T: Weights) -> str:
-        """Return one logit per task [N, T] from the towers side by side, as one block-diagonal product."""
-        tasks, width = weight_TH.shape
-        blocks = np.zeros((tasks * width, tasks), dtype=np.float32)
+    def _task_logits(self, towers: str, weight_TWL: Weights, bias_TL: Weights) -> str:
+        """Return the tasks' logits [N, L·T] from the towers side by side, as one block-diagonal product."""
+        tasks, width, logits = weight_TWL.shape
+        blocks = np.zeros((tasks, width, logits, tasks), dtype=np.float32)
         for t in range(tasks):
-            blocks[t * width : (t + 1) * width, t] = weight_TH[t]
-        return self._linear(towers, blocks, bias_T)
+            blocks[t, :, :, t] = weight_TWL[t]
+        return self._linear(towers, blocks.reshape(tasks * width, logits * tasks), bias_TL.T.reshape(-1))
 
 
-def _array(tensor: torch.Tensor) -> Weights:
+def array(tensor: torch.Tensor) -> Weights:
+    """Return a tensor's numbers as float32."""
     return np.asarray(tensor.detach().cpu().numpy(), dtype=np.float32)
+
+
+def _first_layers(name: str, mlp: BatchedMLP) -> dict[str, Layer]:
+    weight, bias = array(mlp.weights[0]), array(mlp.biases[0])
+    return {f"{name} {e}": (weight[e], bias[e, 0]) for e in range(len(weight))}
+
+
+def _side_by_side(gates: Gates) -> Layer:
+    """Return all gates as one layer [K, M·E]."""
+    weight = array(gates.weight)
+    return weight.transpose(1, 0, 2).reshape(weight.shape[1], -1), array(gates.bias).reshape(-1)
+
+
+def _places_of_experts(level: PLELevel) -> Weights:
+    """Return 0/1 [T·(shared + own), T·E]: where each task's shares belong among all experts."""
+    each, experts = level.shared + level.own, level.shared + level.tasks * level.own
+    places = np.zeros((level.tasks, each, level.tasks, experts), dtype=np.float32)
+    for t in range(level.tasks):
+        own = level.shared + t * level.own
+        for i, expert in enumerate([*range(level.shared), *range(own, own + level.own)]):
+            places[t, i, t, expert] = 1
+    return places.reshape(level.tasks * each, level.tasks * experts)
