@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bundle.files import write_file
+from fusion.explain import explanation_table
 from service.errors import AnswerInvalid, RequestFileInvalid, ServerRefused, ServerUnreachable
 
 
@@ -30,6 +31,9 @@ def print_ranking(
         write_file(json_file, orjson.dumps(answer, option=orjson.OPT_INDENT_2))
     console = Console()
     console.print(ranking_table(answer, top))
+    explained = [item for item in answer["items"][:top] if item.get("explanation")]
+    if explained:
+        console.print(explanation_table([item["id"] for item in explained], [i["explanation"] for i in explained]))
     console.print(summary(answer), highlight=False)
     return 0
 

@@ -217,6 +217,12 @@ def make_bundle() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def start_service() -> Callable[..., Running]:
+    """Start a service; the caller stops it."""
+    return start
+
+
+@pytest.fixture(scope="session")
 def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models with one good bundle, tiny/1; not to be changed."""
     folder = tmp_path_factory.mktemp("models")

@@ -1,0 +1,203 @@
+"""Models and config that change while the service runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from service.errors import ModelsMissing
+from service.metrics import Metrics
+from service.reload import Reloader
+from service.settings import Settings
+from service.snapshot import Serving
+
+
+@pytest.fixture
+def places(tmp_path, make_bundle, fusion_file) -> tuple[Path, Path]:
+    make_bundle(tmp_path / "models" / "tiny" / "1")
+    (tmp_path / "fusion").mkdir()
+    shutil.copy(fusion_file, tmp_path / "fusion" / "fusion.yaml")
+    return tmp_path / "models", tmp_path / "fusion" / "fusion.yaml"
+
+
+@pytest.fixture
+def reloader(places) -> Reloader:
+    settings = Settings(models=places[0], fusion=places[1])
+    made = Reloader(settings, Metrics(CollectorRegistry()), Serving())
+    made.load()
+    return made
+
+
+def value(reloader: Reloader, name: str, **labels: str) -> float | None:
+    return reloader._metrics.registry.get_sample_value(name, labels)
+
+
+def serving(reloader: Reloader) -> tuple[int, float]:
+    """Version of the model and weight of `like` that serve."""
+    snapshot = reloader._serving.choose(None)
+    policy = snapshot.fusion.policies["feed"].policy
+    return snapshot.model.version, policy.weights["like"]  # type: ignore[union-attr]
+
+
+def weigh(file: Path, like: float) -> str:
+    """The config's text with another weight of `like`."""
+    return file.read_text().replace("like: 3.0", f"like: {like}")
+
+
+def test_a_changed_config_is_taken_over_and_its_old_version_is_no_longer_shown(reloader, places):
+    old = reloader.config.version
+    places[1].write_text(weigh(places[1], 4))
+    reloader.look()
+    assert serving(reloader) == (1, 4.0)
+    assert value(reloader, "dlen_config_info", version=old) is None
+    assert value(reloader, "dlen_config_info", version=reloader.config.version) == 1
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["", "policies: [", "default: none\npolicies: {}", "{text}\nnoise: 1", "{likes}"],
+    ids=["empty", "no yaml", "no policy", "unknown key", "a task that the model lacks"],
+)
+def test_a_bad_config_is_counted_once_and_the_last_good_one_stays(reloader, places, broken):
+    good = places[1].read_text()
+    likes = good.replace("like:", "likes:")
+    places[1].write_text(broken.replace("{text}", good).replace("{likes}", likes))
+    for _ in range(3):
+        reloader.look()
+    assert serving(reloader) == (1, 3.0)
+    assert value(reloader, "dlen_last_reload_successful", kind="config") == 0
+    metric = next(m for m in reloader._metrics.registry.collect() if m.name == "dlen_load_failures")
+    assert sum(sample.value for sample in metric.samples) == 1
+    places[1].write_text(good)
+    reloader.look()
+    assert value(reloader, "dlen_last_reload_successful", kind="config") == 1
+
+
+def test_a_config_that_goes_away_leaves_the_last_good_one(reloader, places):
+    places[1].unlink()
+    reloader.look()
+    assert serving(reloader) == (1, 3.0)
+    assert value(reloader, "dlen_last_reload_successful", kind="config") == 0
+
+
+def test_a_config_that_is_still_being_written_is_not_believed(reloader, places):
+    """A prefix of a config may be a valid config; it is only taken over when it stays."""
+    text = places[1].read_text() + "test_users: [anna]\n"
+
+    def finish() -> None:
+        time.sleep(0.02)
+        places[1].write_text(text)
+
+    places[1].write_text(text[: text.rindex("test_users")] + "\n")
+    thread = threading.Thread(target=finish)
+    thread.start()
+    reloader.look()
+    thread.join()
+    assert reloader.config.test_users == ()
+    reloader.look()
+    assert reloader.config.test_users == ("anna",)
+
+
+def test_a_newer_version_takes_over_and_models_that_go_away_stay(reloader, places, make_bundle):
+    make_bundle(places[0] / "tiny" / "2", seed=2)
+    reloader.look()
+    assert serving(reloader) == (2, 3.0)
+    assert value(reloader, "dlen_model_info", model="tiny", version="1") is None
+    shutil.rmtree(places[0])
+    reloader.look()
+    assert serving(reloader) == (2, 3.0)
+
+
+def test_a_version_written_slowly_serves_once_it_is_whole(reloader, places, make_bundle, tmp_path):
+    whole = make_bundle(tmp_path / "whole", seed=4)
+    part = places[0] / "tiny" / "2"
+    part.mkdir()
+    for name in ("manifest.json", "features.json", "golden.npz", "model.onnx"):
+        reloader.look()
+        assert serving(reloader) == (1, 3.0)
+        assert value(reloader, "dlen_last_reload_successful", kind="model") == 0
+        shutil.copy(whole / name, part / name)
+    reloader.look()
+    assert serving(reloader) == (2, 3.0)
+    assert value(reloader, "dlen_last_reload_successful", kind="model") == 1
+
+
+def test_nothing_at_the_start_is_an_error(places, tmp_path):
+    (tmp_path / "none").mkdir()
+    settings = Settings(models=tmp_path / "none", fusion=places[1])
+    with pytest.raises(ModelsMissing):
+        Reloader(settings, Metrics(CollectorRegistry()), Serving()).load()
+
+
+def rename(file: Path, text: str) -> None:
+    aside = file.with_name(".aside")
+    aside.write_text(text)
+    aside.replace(file)
+
+
+def rewrite(file: Path, text: str) -> None:
+    with file.open("w") as opened:  # truncates first
+        opened.write(text[: len(text) // 2])
+        opened.flush()
+        os.fsync(opened.fileno())
+        opened.write(text[len(text) // 2 :])
+
+
+def swap_link(file: Path, text: str) -> None:
+    """As Kubernetes does: fusion.yaml → ..data/fusion.yaml, ..data → a folder that is swapped as a whole."""
+    folder = file.parent
+    fresh = folder / f"..{time.monotonic_ns()}"
+    fresh.mkdir()
+    (fresh / file.name).write_text(text)
+    link = folder / "..new"
+    link.symlink_to(fresh.name)
+    link.replace(folder / "..data")
+    if not file.is_symlink():
+        file.unlink()
+        file.symlink_to(f"..data/{file.name}")
+
+
+@pytest.mark.parametrize("swap", [rename, rewrite, swap_link])
+def test_swaps_under_load_mix_no_versions_and_fail_no_request(
+    serve, places, make_body, swap: Callable[[Path, str], None]
+):
+    original = places[1].read_text()
+    service = serve(models=places[0], fusion=places[1].parent, DLEN_RELOAD_SECONDS="0.2", DLEN_MAX_IN_FLIGHT="50")
+    body, seen, failures = make_body(20), [], []
+    stop = threading.Event()
+
+    def send() -> None:
+        while not stop.is_set():
+            response = service.rank(body)
+            if response.status_code != 200:
+                failures.append(response.text)
+            else:
+                answer = response.json()
+                seen.append((answer["config_version"], tuple((i["id"], i["score"]) for i in answer["items"])))
+
+    threads = [threading.Thread(target=send) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for number in range(8):
+        before = service.get("/v1/config").json()["version"]
+        give_up = time.monotonic() + 10
+        swap(places[1], original.replace("like: 3.0", f"like: {4 + number}"))
+        while service.get("/v1/config").json()["version"] == before and time.monotonic() < give_up:
+            time.sleep(0.01)
+        assert service.get("/v1/config").json()["version"] != before
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    by_version: dict[str, set[object]] = {}
+    for version, ranking in seen:
+        by_version.setdefault(version, set()).add(ranking)
+    assert len(by_version) >= 8
+    assert {len(rankings) for rankings in by_version.values()} == {1}
