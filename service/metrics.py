@@ -61,6 +61,9 @@ class Metrics:
         self.candidates = Histogram(
             "dlen_rank_candidates", "Candidates in a rank request.", buckets=CANDIDATES, registry=r
         )
+        self.encodings = Counter(
+            "dlen_rank_encodings_total", "Rank requests parsed, by encodings.", ("taken", "given"), registry=r
+        )
         self.in_flight = Gauge("dlen_rank_in_flight", "Rank requests held now.", registry=r, multiprocess_mode="sum")
         self.limit = Gauge(
             "dlen_rank_in_flight_limit", "Rank requests that may be held.", registry=r, multiprocess_mode="sum"

@@ -11,7 +11,8 @@ from fastapi.openapi.utils import get_openapi
 from service.errors import PROBLEM_MEDIA_TYPE
 from service.snapshot import Snapshot
 from service.wire.answer import RankAnswer
-from service.wire.json_rows import RankBody
+from service.wire.arrow import MEDIA_TYPE as ARROW
+from service.wire.document import RankBody
 
 RANK_EXAMPLE: dict[str, Any] = {
     "request_id": "r-1",
@@ -24,6 +25,12 @@ RANK_EXAMPLE: dict[str, Any] = {
     "top_k": 50,
 }
 """A request to a model with these features; `/v1/models` tells a model's own."""
+
+COLUMNS_EXAMPLE: dict[str, Any] = {
+    **RANK_EXAMPLE,
+    "candidates": {"id": ["5239", "5240"], "features": {"author_id": [8079479, None]}, "group": ["8079479", None]},
+}
+"""The same request, columnar."""
 
 ANSWER_EXAMPLE: dict[str, Any] = {
     "request_id": "r-1",
@@ -94,7 +101,8 @@ RANK_OPENAPI: dict[str, Any] = {
                 "application/json": {
                     "schema": {"$ref": "#/components/schemas/RankAnswer"},
                     "example": ANSWER_EXAMPLE,
-                }
+                },
+                ARROW: {"schema": {"type": "string", "format": "binary"}},
             },
         },
         **{str(status): _problem(text) for status, text in _REFUSALS.items()},

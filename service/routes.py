@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 import orjson
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
 from service.admission import Deadline
-from service.errors import BodyTooLarge, MediaTypeUnsupported, NotReady
+from service.errors import BodyTooLarge, NotReady
 from service.observe import request_id_of
 from service.openapi import RANK_OPENAPI, document_of
-from service.wire import json_rows
-from service.wire.answer import json_answer
+from service.wire.encodings import Encoding, encoding_of_answer, encoding_of_body
+from service.wire.inflate import inflate
 from service.worker import Worker
 
 CLIENT_CLOSED_REQUEST = 499
 """Nginx's status for a caller that left before its request was whole; nobody reads it but the metrics."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a request's headers ask for.
+
+    Attributes:
+        deadline: when nobody waits for the answer any more.
+        taken: the body's encoding.
+        given: the answer's encoding.
+        compression: the body's Content-Encoding.
+        request_id: the id to use where the body gives none.
+    """
+
+    deadline: Deadline
+    taken: Encoding
+    given: Encoding
+    compression: str
+    request_id: str
 
 
 def rank_routes(worker: Worker) -> APIRouter:
@@ -27,18 +47,23 @@ def rank_routes(worker: Worker) -> APIRouter:
     @router.post("/v1/rank", openapi_extra=RANK_OPENAPI, response_class=Response, summary="Order candidates")
     async def rank(request: Request) -> Response:
         """Return the candidates ordered by fused score, ties by input order."""
-        deadline = worker.admission.deadline(request.headers)
-        _check_media_type(request)
+        headers = request.headers
+        order = Order(
+            deadline=worker.admission.deadline(headers),
+            taken=encoding_of_body(headers.get("content-type")),
+            given=encoding_of_answer(headers.get("accept")),
+            compression=headers.get("content-encoding", "identity"),
+            request_id=request_id_of(request),
+        )
         worker.admission.check_room()
         try:
             body = await read_body(request, worker.settings.max_body_bytes)
         except ClientDisconnect:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        request_id = request_id_of(request)
         with worker.admission.permit():
             loop = asyncio.get_running_loop()
-            answer = await loop.run_in_executor(worker.pool, _answer, worker, body, request_id, deadline)
-        return Response(answer, media_type="application/json", headers={"X-Request-Id": request_id})
+            answer = await loop.run_in_executor(worker.pool, _answer, worker, body, order)
+        return Response(answer, media_type=order.given.media_type, headers={"X-Request-Id": order.request_id})
 
     return router
 
@@ -62,26 +87,19 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
-def _answer(worker: Worker, body: bytes, request_id: str, deadline: Deadline) -> bytes:
+def _answer(worker: Worker, body: bytes, order: Order) -> bytes:
     """Return the answer to a body; runs on a worker thread."""
-    stage = worker.metrics.stage
-    deadline.check("parse")
+    stage, settings = worker.metrics.stage, worker.settings
+    order.deadline.check("parse")
     with stage("parse"):
-        request = json_rows.parse(body, worker.settings.max_candidates, request_id)
+        plain = inflate(body, order.compression, settings.max_body_bytes)
+        request = order.taken.parse(plain, settings.max_candidates, order.request_id)
         snapshot = worker.serving.choose(request.model)
     worker.metrics.candidates.observe(len(request.ids))
-    ranking = worker.ranker.rank(request, snapshot, deadline)
+    worker.metrics.encodings.labels(order.taken.label, order.given.label).inc()
+    ranking = worker.ranker.rank(request, snapshot, order.deadline)
     with stage("respond"):
-        return json_answer(ranking)
-
-
-def _check_media_type(request: Request) -> None:
-    given = request.headers.get("content-type", "application/json")
-    if given.partition(";")[0].strip().lower() != "application/json":
-        raise MediaTypeUnsupported("Content-Type", found=repr(given[:100]), expected="application/json")
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.lower() != "identity":
-        raise MediaTypeUnsupported("Content-Encoding", found=repr(encoding[:100]), expected="identity")
+        return order.given.answer(ranking)
 
 
 def health_routes(worker: Worker) -> APIRouter:

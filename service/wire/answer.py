@@ -48,9 +48,9 @@ class RankAnswer(Struct, frozen=True):
     missing_features: Annotated[int, Meta(description="Feature values that the request lacked.")] = 0
 
 
-def json_answer(ranking: Ranking) -> bytes:
-    """Return the JSON of a `RankAnswer`."""
-    head: dict[str, object] = {
+def head_of(ranking: Ranking) -> dict[str, object]:
+    """Return a `RankAnswer` but for its items."""
+    return {
         "request_id": ranking.request.request_id,
         "model": ranking.snapshot.model.name,
         "model_version": str(ranking.snapshot.model.version),
@@ -59,7 +59,11 @@ def json_answer(ranking: Ranking) -> bytes:
         "degraded": ranking.degraded,
         "missing_features": ranking.missing_features,
     }
-    return b'%b,"items":[%b]}' % (orjson.dumps(head)[:-1], _items(ranking))
+
+
+def json_answer(ranking: Ranking) -> bytes:
+    """Return the JSON of a `RankAnswer`."""
+    return b'%b,"items":[%b]}' % (orjson.dumps(head_of(ranking))[:-1], _items(ranking))
 
 
 def _items(ranking: Ranking) -> bytes:

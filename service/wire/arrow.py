@@ -1,0 +1,213 @@
+"""Apache Arrow IPC streams: columns arrive as they are computed on.
+
+A request is a stream whose schema metadata holds the rest of the request as JSON under `dlen` (a `RankHead`), and
+whose columns are `id`, `group` and `features.<name>`. Integers, floats, strings, lists of integers or strings, and
+dictionaries of them are read; null is missing. Buffers must not be compressed (a Content-Encoding may be, with a
+limit on what it inflates to), and rows are counted before a batch is read.
+
+An answer holds `id`, `score`, `p_up`, `p_joint.<task>`, `p.<task>` and, where asked, `explanation` as JSON text;
+its metadata holds the head of the JSON answer under `dlen`.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from bundle.columns import Column, ListColumn
+from service.errors import BodyMalformed, TooManyCandidates
+from service.wire.answer import head_of
+from service.wire.document import RankHead, decode, request_of
+from service.wire.request import RankRequest, RawColumn, check_length
+
+if TYPE_CHECKING:
+    from service.ranker import Ranking
+
+MEDIA_TYPE = "application/vnd.apache.arrow.stream"
+HEAD = b"dlen"
+PREFIX = "features."
+MAX_COLUMNS = 10_000
+_HEAD_DECODER = msgspec.json.Decoder(RankHead)
+_RECORD_BATCH, _DICTIONARY_BATCH = 3, 2
+
+
+def parse(body: bytes, max_candidates: int, request_id: str) -> RankRequest:
+    """Return the request in an Arrow stream.
+
+    Raises:
+        BodyMalformed, TooManyCandidates, DuplicateCandidate: see `service.errors`.
+    """
+    try:
+        _check_messages(body, max_candidates)
+        with pa.ipc.open_stream(body) as reader:
+            head = decode((reader.schema.metadata or {}).get(HEAD, b"{}"), _HEAD_DECODER, "schema metadata 'dlen'")
+            batches = list(reader)
+        for batch in batches:
+            batch.validate(full=True)
+        table = pa.Table.from_batches(batches, reader.schema).combine_chunks()
+    except (pa.ArrowException, OSError, struct.error, UnicodeDecodeError) as exc:
+        raise BodyMalformed("body", found=_line(exc), expected="an Arrow IPC stream") from exc
+    columns = _by_name(table)
+    ids = _texts("id", columns.pop("id", None))
+    groups = columns.pop("group", None)
+    items: dict[str, RawColumn] = {}
+    for name, values in columns.items():
+        if not name.startswith(PREFIX):
+            raise BodyMalformed(f"column {name!r}", found="an unknown name", expected="id, group or features.<name>")
+        items[name[len(PREFIX) :]] = _column(name, values)
+    return request_of(
+        head,
+        [_required(row, text) for row, text in enumerate(ids)],
+        items,
+        None if groups is None else _texts("group", groups),
+        max_candidates=max_candidates,
+        request_id=request_id,
+    )
+
+
+def arrow_answer(ranking: Ranking) -> bytes:
+    """Return an answer as an Arrow IPC stream."""
+    order_K, predicted = ranking.ranked.order_K, ranking.predicted
+    ids = ranking.request.ids
+    arrays: dict[str, Any] = {
+        "id": pa.array([ids[row] for row in order_K.tolist()], pa.string()),
+        "score": pa.array(ranking.ranked.score_N[order_K]),
+    }
+    if predicted.p_up_N is not None and predicted.p_joint_NT is not None:
+        arrays["p_up"] = pa.array(predicted.p_up_N[order_K])
+    for kind, p_NT in (("p_joint", predicted.p_joint_NT), ("p", predicted.p_NT)):
+        if p_NT is None:
+            continue
+        for index, task in enumerate(ranking.snapshot.model.manifest.task_names):
+            arrays[f"{kind}.{task}"] = pa.array(p_NT[order_K, index])
+    if ranking.explanation is not None:
+        items = ranking.explanation.items(order_K.tolist())
+        arrays["explanation"] = pa.array([orjson.dumps(item).decode() for item in items], pa.string())
+    batch = pa.record_batch(arrays).replace_schema_metadata({HEAD: orjson.dumps(head_of(ranking))})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(memoryview(sink.getvalue()))
+
+
+def _check_messages(body: bytes, max_candidates: int) -> None:
+    """Check rows and compression of every batch from its header alone, before anything is decoded.
+
+    Raises:
+        BodyMalformed, TooManyCandidates: see `service.errors`.
+    """
+    rows = 0
+    for message in pa.ipc.MessageReader.open_stream(pa.BufferReader(body)):
+        metadata = memoryview(message.metadata)
+        root = _u32(metadata, 0)
+        kind_at = _field(metadata, root, 1)
+        kind = metadata[kind_at] if kind_at else 0
+        if kind not in (_RECORD_BATCH, _DICTIONARY_BATCH):
+            continue
+        batch = _child(metadata, root, 2)
+        if kind == _DICTIONARY_BATCH:
+            batch = _child(metadata, batch, 1)
+        if _field(metadata, batch, 3):
+            raise BodyMalformed("body", found="compressed buffers", expected="plain ones (use Content-Encoding)")
+        length_at = _field(metadata, batch, 0)
+        length = struct.unpack_from("<q", metadata, length_at)[0] if length_at else 0
+        if kind == _RECORD_BATCH:
+            rows += length
+        if not length >= 0 or rows > max_candidates:
+            raise TooManyCandidates("candidates", found=rows, expected=f"at most {max_candidates}")
+
+
+def _u32(data: memoryview, at: int) -> int:
+    return int(struct.unpack_from("<I", data, at)[0])
+
+
+def _field(data: memoryview, table: int, index: int) -> int:
+    """Return where a flatbuffer table's field stands, or 0 where it has none."""
+    vtable = table - struct.unpack_from("<i", data, table)[0]
+    size = struct.unpack_from("<H", data, vtable)[0]
+    if 4 + 2 * index >= size:
+        return 0
+    offset = struct.unpack_from("<H", data, vtable + 4 + 2 * index)[0]
+    return int(table + offset) if offset else 0
+
+
+def _child(data: memoryview, table: int, index: int) -> int:
+    at = _field(data, table, index)
+    if not at:
+        raise struct.error(f"field {index} is absent")
+    return at + _u32(data, at)
+
+
+def _by_name(table: pa.Table) -> dict[str, Any]:
+    """Return the columns by name, as arrays; two of one name, or too many, are refused."""
+    if table.num_columns > MAX_COLUMNS:
+        raise BodyMalformed("columns", found=table.num_columns, expected=f"at most {MAX_COLUMNS}")
+    columns: dict[str, Any] = {}
+    for name, chunked in zip(table.column_names, table.columns, strict=True):
+        if name in columns:
+            raise BodyMalformed(f"column {name[:100]!r}", found="the name again", expected="it once")
+        empty = pa.array([], chunked.type)
+        columns[name] = chunked.chunk(0) if chunked.num_chunks == 1 else pa.concat_arrays([empty, *chunked.chunks])
+    if "id" not in columns:
+        raise BodyMalformed("column 'id'", found="nothing", expected="the candidates' ids")
+    return columns
+
+
+def _texts(name: str, values: Any) -> list[str | None]:
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        raise BodyMalformed(f"column {name!r}", found=str(values.type), expected="string")
+    texts: list[str | None] = values.to_pylist()
+    for text in texts:
+        check_length(f"column {name!r}", text or "")
+    return texts
+
+
+def _required(row: int, text: str | None) -> str:
+    if text is None:
+        raise BodyMalformed(f"candidates[{row}].id", found="null", expected="a string")
+    return text
+
+
+def _column(name: str, values: Any) -> Column | ListColumn:
+    """Return an Arrow array as a typed column.
+
+    Raises:
+        BodyMalformed: a type that no feature has.
+    """
+    kind = values.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        items = values.flatten()  # leaves out what null lists hide
+        lengths = values.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
+        if items.null_count:
+            raise BodyMalformed(f"column {name!r}", found="null in a list", expected="values")
+        column = _column(name, items)
+        if isinstance(column, ListColumn):
+            raise BodyMalformed(f"column {name!r}", found="lists of lists", expected="lists of values")
+        return ListColumn(column, offsets)
+    missing = values.is_null().to_numpy(zero_copy_only=False) if values.null_count else None
+    if pa.types.is_dictionary(kind):
+        distinct = _column(name, values.dictionary)
+        if not isinstance(distinct, Column) or distinct.missing is not None or not len(distinct):
+            if len(values) == values.null_count:
+                return _column(name, pa.nulls(len(values), pa.int64()))
+            raise BodyMalformed(f"column {name!r}", found="a dictionary of such values", expected="one of plain values")
+        return Column(distinct.values, missing, values.indices.fill_null(0).to_numpy(zero_copy_only=False))
+    if pa.types.is_integer(kind) and kind != pa.uint64():
+        return Column(values.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64), missing)
+    if pa.types.is_floating(kind):
+        return Column(values.fill_null(0.0).to_numpy(zero_copy_only=False).astype(np.float64), missing)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return Column(np.array(values.fill_null("").to_pylist(), dtype=object), missing)
+    raise BodyMalformed(f"column {name!r}", found=str(kind), expected="integers, floats, strings or lists of them")
+
+
+def _line(exc: BaseException) -> str:
+    return " ".join(str(exc).split())[:200]

@@ -1,0 +1,133 @@
+"""The shape of a rank request: what JSON bodies are decoded to, and what the OpenAPI document shows.
+
+Unknown keys, NaN and Infinity, numbers that do not fit, wrong types and lone surrogates are refused, with the
+JSON path where there is one. Other encodings carry a `RankHead` as JSON beside their columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from service.errors import BodyMalformed
+from service.wire.request import RankRequest, RawColumn, check_ids, check_length
+
+Name = Annotated[str, Meta(max_length=256)]
+Features = dict[str, Any]
+T = TypeVar("T")
+
+
+class User(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
+    """Whom the feed is for."""
+
+    id: Annotated[Name, Meta(description="Decides the user's variants; empty for nobody in particular.")] = ""
+    features: Annotated[Features, Meta(description="User features by name; null is missing.")] = field(
+        default_factory=dict
+    )
+
+
+class Candidate(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
+    """One thing that may be shown."""
+
+    id: Annotated[Name, Meta(description="Different from every other candidate's.")]
+    features: Annotated[Features, Meta(description="Item features by name; null is missing.")] = field(
+        default_factory=dict
+    )
+    group: Annotated[Name | None, Meta(description="What rerank rules group by, an author say.")] = None
+
+
+class CandidateColumns(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
+    """All candidates, one list per property; the lists are of one length."""
+
+    id: Annotated[list[Name], Meta(description="Ids, all different.")]
+    features: Annotated[
+        dict[str, list[Any]], Meta(description="Item features by name, one value per candidate; null is missing.")
+    ] = field(default_factory=dict)
+    group: Annotated[list[Name | None] | None, Meta(description="What rerank rules group by.")] = None
+
+
+class RankHead(Struct, forbid_unknown_fields=True, frozen=True, gc=False, kw_only=True):
+    """A rank request but for its candidates."""
+
+    request_id: Annotated[Name, Meta(description="Echoed in the answer; made up where empty.")] = ""
+    user: User = field(default_factory=User)
+    context: Annotated[Features, Meta(description="Context features by name; null is missing.")] = field(
+        default_factory=dict
+    )
+    model: Annotated[Name | None, Meta(description="Which model; may be left out where only one is served.")] = None
+    top_k: Annotated[
+        Annotated[int, Meta(ge=0)] | None, Meta(description="How many candidates to return; all where null.")
+    ] = None
+    explain: Annotated[bool, Meta(description="Whether to show how each score came to be.")] = False
+    force_variant: Annotated[dict[str, str], Meta(description="Layer → variant, for testers.")] = field(
+        default_factory=dict
+    )
+
+
+class RankBody(RankHead, forbid_unknown_fields=True, frozen=True, gc=False, kw_only=True):
+    """A rank request: one user, N candidates."""
+
+    candidates: Annotated[
+        list[Candidate] | CandidateColumns,
+        Meta(description="In the order that breaks ties: a list of candidates, or lists of their properties."),
+    ]
+
+
+def decode(body: bytes | bytearray | memoryview, decoder: msgspec.json.Decoder[T], where: str = "body") -> T:
+    """Return the decoded JSON.
+
+    Raises:
+        BodyMalformed: names the JSON path, or what breaks the syntax.
+    """
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as exc:
+        message, _, path = str(exc).partition(" - at `")
+        raise BodyMalformed(path.rstrip("`") or "$", found=message, expected="a rank request") from exc
+    except UnicodeDecodeError as exc:
+        raise BodyMalformed(where, found=f"byte {exc.start} is not UTF-8", expected="UTF-8 JSON") from exc
+    except msgspec.DecodeError as exc:
+        raise BodyMalformed(where, found=str(exc), expected="a JSON document") from exc
+    except RecursionError as exc:
+        raise BodyMalformed(where, found="too deep nesting", expected="a rank request") from exc
+
+
+def request_of(
+    head: RankHead,
+    ids: Sequence[str],
+    items: Mapping[str, RawColumn],
+    groups: Sequence[str | None] | None,
+    *,
+    max_candidates: int,
+    request_id: str,
+) -> RankRequest:
+    """Return the request of a head and candidates; `request_id` is used where the head gives none.
+
+    Raises:
+        BodyMalformed, TooManyCandidates, DuplicateCandidate: see `service.errors`.
+    """
+    check_ids(ids, max_candidates)
+    for layer, variant in head.force_variant.items():
+        check_length("$.force_variant", layer)
+        check_length(f"$.force_variant.{layer}", variant)
+    return RankRequest(
+        request_id=head.request_id or request_id,
+        user_id=head.user.id,
+        ids=ids,
+        user=one_row(head.user.features),
+        context=one_row(head.context),
+        items=items,
+        groups=groups,
+        model=head.model,
+        top_k=head.top_k,
+        explain=head.explain,
+        force_variant=head.force_variant,
+    )
+
+
+def one_row(features: Mapping[str, object]) -> dict[str, Sequence[object]]:
+    """Return features as columns of one row."""
+    return {name: (value,) for name, value in features.items()}
