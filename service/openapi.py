@@ -83,7 +83,16 @@ def _problem(description: str) -> dict[str, Any]:
 RANK_OPENAPI: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/RankBody"}, "example": RANK_EXAMPLE}},
+        "content": {
+            "application/json": {
+                "schema": {"$ref": "#/components/schemas/RankBody"},
+                "examples": {
+                    "rows": {"summary": "One object per candidate", "value": RANK_EXAMPLE},
+                    "columns": {"summary": "One list per property", "value": COLUMNS_EXAMPLE},
+                },
+            },
+            ARROW: {"schema": {"type": "string", "format": "binary"}},
+        },
     },
     "parameters": [
         {
