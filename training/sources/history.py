@@ -13,6 +13,9 @@ import polars as pl
 
 DAY = "day"
 """Column with the day number, in the log and in the rows."""
+_LEAST = 1e-5
+SHOWN = "shown"
+"""Column of the log that is null in rows whose day is not known exactly (they come before all others)."""
 
 
 @dataclass(frozen=True)
@@ -22,21 +25,28 @@ class Rate:
     Attributes:
         outcome: the log's column; null where it was not observed.
         weight: how many observations the prior is worth.
+        logit: give the log-odds of the mean, which suits a network better than a rate near 0.
     """
 
     outcome: str
     weight: float
+    logit: bool = True
+
+    @property
+    def column(self) -> str:
+        """The column's name behind the tally's prefix."""
+        return f"{self.outcome}_{'logit' if self.logit else 'mean'}"
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Rates of outcomes by key, as columns `<prefix>_<outcome>_rate`, and `<prefix>_count` of log rows.
+    """Rates of outcomes by key, as columns `<prefix>_<outcome>_logit` or `…_mean`, and `<prefix>_count`.
 
     Attributes:
         prefix: of the columns.
         keys: columns that the log and the rows share.
         rates: what is measured.
-        per_day: the count is divided by the days of log that the row can look back on.
+        per_day: count only rows where `SHOWN` is not null, per day of them that the row can look back on.
     """
 
     prefix: str
@@ -47,7 +57,7 @@ class Tally:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that `with_tally` adds."""
-        return (f"{self.prefix}_count", *(f"{self.prefix}_{rate.outcome}_rate" for rate in self.rates))
+        return (f"{self.prefix}_count", *(f"{self.prefix}_{rate.column}" for rate in self.rates))
 
 
 def with_tally(rows: pl.DataFrame, log: pl.DataFrame, tally: Tally) -> pl.DataFrame:
@@ -58,20 +68,22 @@ def with_tally(rows: pl.DataFrame, log: pl.DataFrame, tally: Tally) -> pl.DataFr
         log: holds the tally's keys, its outcomes and `day`; may hold the rows themselves.
         tally: what to count.
     """
-    outcomes = [rate.outcome for rate in tally.rates]
+    outcomes = [SHOWN, *(rate.outcome for rate in tally.rates)]
     known = _before(rows, log, tally.keys, outcomes)
     prior = _before(rows, log, (), outcomes)
-    first_day = log.get_column(DAY).min()
     count = known.get_column("rows").fill_null(0).cast(pl.Float64)
     if tally.per_day:
-        days = rows.get_column(DAY) - first_day
-        count = (count / days.cast(pl.Float64)).fill_nan(None)
+        days = rows.get_column(DAY) - log.filter(pl.col(SHOWN).is_not_null()).get_column(DAY).min()
+        count = (known.get_column(f"n_{SHOWN}").fill_null(0) / days.cast(pl.Float64)).fill_nan(None)
     added = [count.alias(f"{tally.prefix}_count")]
     for rate in tally.rates:
         total, number = known.get_column(f"sum_{rate.outcome}"), known.get_column(f"n_{rate.outcome}")
         mean = prior.get_column(f"sum_{rate.outcome}") / prior.get_column(f"n_{rate.outcome}")
         smoothed = (total + rate.weight * mean) / (number + rate.weight)
-        name = f"{tally.prefix}_{rate.outcome}_rate"
+        if rate.logit:
+            smoothed = smoothed.clip(_LEAST, 1 - _LEAST)
+            smoothed = (smoothed / (1 - smoothed)).log()
+        name = f"{tally.prefix}_{rate.column}"
         added.append(pl.select(pl.when(number > 0).then(smoothed).alias(name)).to_series())
     return rows.with_columns(added)
 

@@ -16,7 +16,7 @@ import polars as pl
 from training.errors import ColumnMissing, SourceEmpty, SourceMissing, SourceUnreadable
 from training.schema import DatasetSchema, read_dataset_schema
 from training.shards import Shards, open_shards
-from training.sources.history import DAY, Rate, Tally, with_days_since, with_tally
+from training.sources.history import DAY, SHOWN, Rate, Tally, with_days_since, with_tally
 
 LOG_FILE = "log_standard_4_22_to_5_08_pure.csv"
 EARLIER_LOG_FILE = "log_standard_4_08_to_4_21_pure.csv"
@@ -35,7 +35,7 @@ _LOG_COLUMNS = (*REPEAT_KEY, "date", "hourmin", *OUTCOMES, "play_time_ms", "dura
 
 _CLICK, _LONG, _LIKE = Rate("click", 10), Rate("long_view", 10), Rate("like", 20)
 _FOLLOW, _COMMENT, _FORWARD = Rate("follow", 50), Rate("comment", 50), Rate("forward", 50)
-_HATE, _PROFILE, _PLAYED = Rate("hate", 50), Rate("profile_enter", 50), Rate("played", 10)
+_HATE, _PROFILE, _PLAYED = Rate("hate", 50), Rate("profile_enter", 50), Rate("played", 10, logit=False)
 _ALL = (_CLICK, _LONG, _LIKE, _FOLLOW, _COMMENT, _FORWARD, _HATE, _PROFILE, _PLAYED)
 _PAIR = (Rate("click", 3), Rate("long_view", 3), Rate("like", 5))
 
@@ -44,14 +44,24 @@ TALLIES = (
     Tally("video", ("video_id",), _ALL, per_day=True),
     Tally("author", ("author_id",), (_CLICK, _LONG, _LIKE, _FOLLOW), per_day=True),
     Tally("music", ("music_id",), (_CLICK, _LIKE), per_day=True),
-    Tally("tag", ("main_tag",), (_CLICK, _LONG, _LIKE, _COMMENT)),
+    Tally("tag", ("main_tag",), (_CLICK, _LONG, _LIKE, _COMMENT), per_day=True),
     Tally("user_tab", ("user_id", "tab"), (_CLICK, _LONG, _LIKE), per_day=True),
-    Tally("video_tab", ("video_id", "tab"), (_CLICK, _LONG, _LIKE)),
+    Tally("video_tab", ("video_id", "tab"), (_CLICK, _LONG, _LIKE), per_day=True),
     Tally("user_video", ("user_id", "video_id"), _PAIR),
     Tally("user_author", ("user_id", "author_id"), _PAIR),
     Tally("user_tag", ("user_id", "main_tag"), _PAIR),
     Tally("user_length", ("user_id", "length_band"), _PAIR),
-    Tally("user_hour", ("user_id", "day_part"), (Rate("click", 3),)),
+    Tally("user_hour", ("user_id", "day_part"), (Rate("click", 3),), per_day=True),
+)
+LIFT_TALLIES = (
+    Tally("video", ("video_id",), (Rate("lift", 20, logit=False),)),
+    Tally("author", ("author_id",), (Rate("lift", 20, logit=False),)),
+    Tally("tag_tab", ("main_tag", "tab"), (Rate("lift", 50, logit=False),)),
+    Tally("video_tab", ("video_id", "tab"), (Rate("lift", 20, logit=False),)),
+    Tally("user", ("user_id",), (Rate("pull", 10, logit=False),)),
+    Tally("user_tab", ("user_id", "tab"), (Rate("pull", 10, logit=False),)),
+    Tally("user_tag", ("user_id", "main_tag"), (Rate("pull", 5, logit=False),)),
+    Tally("user_length", ("user_id", "length_band"), (Rate("pull", 5, logit=False),)),
 )
 
 
@@ -63,7 +73,7 @@ class KuaiRandSource:
     schema: DatasetSchema
     schema_path: Path
     name: str = "kuairand"
-    version: int = 1
+    version: int = 3
 
     def files(self) -> tuple[Path, ...]:
         """Return the files that are read, in a fixed order.
@@ -129,8 +139,32 @@ def with_features(log: pl.DataFrame, files: tuple[Path, ...]) -> pl.DataFrame:
     rows = rows.drop("play_time_ms", "duration_ms", "is_profile_enter")
     for tally in TALLIES:
         rows = with_tally(rows, past, tally)
+    rows = _with_lifts(rows)
     rows = with_days_since(rows, past.filter(pl.col("click").is_not_null()), ["user_id"], "user_days_since")
     return rows.join(users, on="user_id", how="left", maintain_order="left")
+
+
+def _with_lifts(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows with click rates freed of who watched (lift) and of what was shown (pull).
+
+    `lift` is the click less the user's own earlier click rate in the tab, `pull` the click less the video's.
+    """
+    by_user = _probability(pl.coalesce("user_tab_click_logit", "user_click_logit", "tag_click_logit"))
+    by_video = _probability(pl.coalesce("video_tab_click_logit", "video_click_logit", "tag_click_logit"))
+    past = rows.select(
+        "user_id", "video_id", "author_id", "main_tag", "length_band", "tab", DAY,
+        (pl.col("is_click") - by_user).alias("lift"),
+        (pl.col("is_click") - by_video).alias("pull"),
+        pl.lit(1).alias(SHOWN),
+    )  # fmt: skip
+    for tally in LIFT_TALLIES:
+        added = with_tally(rows.drop(*(set(tally.columns) & set(rows.columns))), past, tally)
+        rows = rows.with_columns(added.get_column(tally.columns[1]))
+    return rows
+
+
+def _probability(logit: pl.Expr) -> pl.Expr:
+    return 1 / (1 + (-logit).exp())
 
 
 def _past(rows: pl.DataFrame) -> pl.DataFrame:
@@ -139,7 +173,7 @@ def _past(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.select(
         "user_id", "video_id", "author_id", "music_id", "main_tag", "length_band", "tab", "day_part", DAY,
         *(pl.col(name).alias(name.removeprefix("is_")) for name in (*OUTCOMES, "is_profile_enter")),
-        played.alias("played"),
+        played.alias("played"), pl.lit(1).alias(SHOWN),
     )  # fmt: skip
 
 
