@@ -31,11 +31,14 @@ from bundle.features import (
     NumericFeature,
     QuantileEncoding,
     StandardiseEncoding,
+    Transform,
     VocabularyEncoding,
 )
 
 Codes = NDArray[np.int32]
 Values = NDArray[np.float32]
+
+_LOGIT_MARGIN = 1e-5
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,16 @@ def bucket_codes(values: NDArray[np.float64], edges: NDArray[np.float64]) -> Cod
     return np.searchsorted(edges, values, side="right").astype(np.int32) + np.int32(FIRST_CODE)
 
 
+def transformed(values: NDArray[np.float64], transform: Transform) -> NDArray[np.float64]:
+    """Return numbers as they are standardised: see `StandardiseEncoding`."""
+    if transform == "log1p":
+        return np.asarray(np.sign(values) * np.log1p(np.abs(values)))
+    if transform == "logit":
+        rates = np.clip(values, _LOGIT_MARGIN, 1 - _LOGIT_MARGIN)
+        return np.asarray(np.log(rates) - np.log1p(-rates))
+    return values
+
+
 def _lookup(feature: Feature) -> Callable[[NDArray[np.generic]], Codes]:
     """Return the function from typed values [N] to codes [N] of one feature with code columns."""
     encoding = feature.encoding
@@ -269,9 +282,9 @@ def _fill_values(feature: NumericFeature, column: Column | ListColumn | None, ou
     if missing is not None and feature.default is not None:
         values = np.where(missing, feature.default, values)
         missing = None
-    if encoding.log1p:
-        values = np.sign(values) * np.log1p(np.abs(values))
-    scaled = np.clip((values - encoding.mean) / encoding.deviation, -encoding.clip, encoding.clip)
+    scaled = np.clip(
+        (transformed(values, encoding.transform) - encoding.mean) / encoding.deviation, -encoding.clip, encoding.clip
+    )
     out_N2[:, 0] = scaled if missing is None else np.where(missing, 0.0, scaled)
     out_N2[:, 1] = 0.0 if missing is None else missing
     return lacking

@@ -17,6 +17,7 @@ from bundle.errors import SchemaInvalid, SchemaNotFitted
 
 Side = Literal["user", "item", "context"]
 ValueType = Literal["integer", "string"]
+Transform = Literal["none", "log1p", "logit"]
 
 MISSING_CODE = 0
 """Code of a value that was not given."""
@@ -82,10 +83,14 @@ class QuantileEncoding(_Model):
 
 
 class StandardiseEncoding(_Model):
-    """Numbers as (x - mean) / deviation, clipped to ±`clip`, with a second input that is 1 where missing."""
+    """Numbers as (t(x) - mean) / deviation, clipped to ±`clip`, with a second input that is 1 where missing.
+
+    The transform t is nothing, `log1p` (sign(x)·log(1 + |x|), for counts) or `logit` (log x/(1 - x), for rates;
+    x is first clipped to [1e-5, 1 - 1e-5]).
+    """
 
     type: Literal["standardise"] = "standardise"
-    log1p: bool = False
+    transform: Transform = "none"
     clip: float = Field(default=8.0, gt=0)
     mean: float | None = None
     deviation: float | None = Field(default=None, gt=0)

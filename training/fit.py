@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from bundle.encode import transformed
 from bundle.features import (
     CategoricalFeature,
     CategoricalListFeature,
@@ -20,6 +21,7 @@ from bundle.features import (
     NumericFeature,
     QuantileEncoding,
     StandardiseEncoding,
+    Transform,
     VocabularyEncoding,
 )
 
@@ -76,7 +78,7 @@ class SchemaFitter:
             edges = tuple(quantile_edges(numbers, encoding.buckets).tolist())
             return feature.model_copy(update={"encoding": encoding.model_copy(update={"edges": edges})})
         if isinstance(encoding, StandardiseEncoding) and None in (encoding.mean, encoding.deviation):
-            mean, deviation = moments(numbers, log1p=encoding.log1p)
+            mean, deviation = moments(numbers, encoding.transform)
             update = {"mean": mean, "deviation": deviation}
             return feature.model_copy(update={"encoding": encoding.model_copy(update=update)})
         return feature
@@ -106,11 +108,10 @@ def quantile_edges(numbers: NDArray[np.float64], buckets: int) -> NDArray[np.flo
     return np.unique(edges)
 
 
-def moments(numbers: NDArray[np.float64], *, log1p: bool) -> tuple[float, float]:
-    """Return mean and deviation, of signed log1p where asked; 0 and 1 without values, deviation 1 if constant."""
+def moments(numbers: NDArray[np.float64], transform: Transform) -> tuple[float, float]:
+    """Return mean and deviation of the transformed numbers; 0 and 1 without values, deviation 1 if constant."""
     if not len(numbers):
         return 0.0, 1.0
-    if log1p:
-        numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
+    numbers = transformed(numbers, transform)
     deviation = float(np.std(numbers))
     return float(np.mean(numbers)), deviation if deviation > 1e-12 else 1.0
