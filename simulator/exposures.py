@@ -19,9 +19,7 @@ DAY_MS = 86_400_000
 _HOUR_MS = 3_600_000
 _STEP_MS = 12_000
 _TAB_SHARES = (0.60, 0.28, 0.12)
-_HOUR_WEIGHTS = np.array(
-    [3, 2, 1, 1, 1, 2, 3, 5, 6, 5, 5, 6, 8, 7, 5, 5, 5, 6, 8, 10, 12, 12, 9, 6], dtype=np.float64
-)
+_HOUR_WEIGHTS = np.array([3, 2, 1, 1, 1, 2, 3, 5, 6, 5, 5, 6, 8, 7, 5, 5, 5, 6, 8, 10, 12, 12, 9, 6], dtype=np.float64)
 _HOUR_ENDS = np.concatenate([[0.0], np.cumsum(_HOUR_WEIGHTS) / _HOUR_WEIGHTS.sum()])
 
 

@@ -88,9 +88,7 @@ def impression_columns(
     return columns
 
 
-def _names(
-    names: tuple[str, ...], code_N: NDArray[np.int32], missing_N: NDArray[np.bool_] | None = None
-) -> pa.Array:
+def _names(names: tuple[str, ...], code_N: NDArray[np.int32], missing_N: NDArray[np.bool_] | None = None) -> pa.Array:
     return pa.array(names).take(pa.array(code_N, mask=missing_N))
 
 

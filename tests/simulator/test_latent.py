@@ -43,9 +43,7 @@ def test_probabilities_are_those_of_the_definition(name):
     simulation = Simulation(read_scenario(name), 400, 3)
     for chunk in simulation.chunks():
         for n in range(len(chunk.z_N)):
-            u, a, b = slow_probabilities(
-                simulation.scenario, simulation.world, simulation.intercepts, chunk.rows, n
-            )
+            u, a, b = slow_probabilities(simulation.scenario, simulation.world, simulation.intercepts, chunk.rows, n)
             assert u == pytest.approx(chunk.truth.u_N[n], rel=1e-4)
             assert a == pytest.approx(chunk.truth.a_NT[n].tolist(), rel=1e-4)
             assert b == pytest.approx(chunk.truth.b_NT[n].tolist(), rel=1e-4)

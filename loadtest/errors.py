@@ -1,0 +1,44 @@
+"""Every way in which a load test can be refused.
+
+LoadtestError
+├── TargetInvalid      a URL, a header or a connection limit that cannot be used
+├── RequestsInvalid    a file of request bodies that does not read
+├── PlanInvalid        a rate, duration or number of rounds that cannot be driven
+├── Unreachable        nothing listens at the target
+└── BaselineInvalid    a baseline file that does not read, or was measured otherwise
+"""
+
+from __future__ import annotations
+
+
+class LoadtestError(Exception):
+    """A load test cannot be run."""
+
+    exit_code = 2
+
+    def __init__(self, thing: str, *, found: object, expected: object) -> None:
+        """Build the message `<thing>: got <found>, want <expected>`."""
+        self.thing = thing
+        self.found = found
+        self.expected = expected
+        super().__init__(f"{thing}: got {found}, want {expected}")
+
+
+class TargetInvalid(LoadtestError):
+    """A URL, a header or a connection limit that cannot be used."""
+
+
+class RequestsInvalid(LoadtestError):
+    """A file of request bodies that does not read."""
+
+
+class PlanInvalid(LoadtestError):
+    """A rate, duration or number of rounds that cannot be driven."""
+
+
+class Unreachable(LoadtestError):
+    """Nothing listens at the target."""
+
+
+class BaselineInvalid(LoadtestError):
+    """A baseline file that does not read, or was measured otherwise."""

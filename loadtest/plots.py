@@ -1,0 +1,68 @@
+"""Draws measurements; knows nothing of how they were made."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from loadtest.measure import Measurement, decode_histogram
+from loadtest.report import write_bytes
+
+_TICKS = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
+
+
+def plot_run(title: str, measurement: Measurement, path: Path) -> None:
+    """Draw latency by percentile and the run's timeline into a PNG file."""
+    figure = Figure(figsize=(9, 8), layout="constrained")
+    above, below = figure.subplots(2, 1)
+    draw_percentiles(above, {title: measurement.histogram})
+    draw_timeline(below, measurement)
+    _write(figure, path)
+
+
+def draw_percentiles(axes: Axes, histograms: dict[str, str]) -> None:
+    """Draw encoded histograms as latency against percentile, on the usual scale of 1 / (1 - percentile)."""
+    farthest = 2.0
+    for label, encoded in histograms.items():
+        histogram = decode_histogram(encoded)
+        total = histogram.get_total_count()
+        if not total:
+            continue
+        farthest = max(farthest, float(total))
+        share = 1.0 - np.logspace(0, -np.log10(total), 200)
+        values = [histogram.get_value_at_percentile(100.0 * float(s)) / 1e3 for s in share]
+        axes.plot(1.0 / (1.0 - share), values, label=label, drawstyle="steps-post")
+    axes.set_xscale("log")
+    ticks = [tick for tick in _TICKS if 1.0 / (1.0 - tick / 100) <= farthest * 1.01]
+    axes.set_xticks([1.0 / (1.0 - tick / 100) for tick in ticks], [f"{tick:g} %" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.set(xlabel="percentile of 2xx answers", ylabel="latency from intended send, ms")
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def draw_timeline(axes: Axes, measurement: Measurement) -> None:
+    """Draw p50, p99 and maximum by second, and failures a second on the right."""
+    at_s = [second.at_s + 0.5 for second in measurement.seconds]
+    for name in ("p50_ms", "p99_ms", "max_ms"):
+        values = [getattr(second, name) for second in measurement.seconds]
+        axes.plot(at_s, values, label=name.removesuffix("_ms"), marker=".")
+    axes.set(xlabel="second of intended send", ylabel="latency, ms")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left")
+    right = axes.twinx()
+    right.bar(at_s, [second.failed for second in measurement.seconds], width=0.8, color="tab:red", alpha=0.3)
+    right.set_ylabel("failed requests a second", color="tab:red")
+    right.set_ylim(bottom=0, top=max(1, *(second.failed for second in measurement.seconds), 1))
+
+
+def _write(figure: Figure, path: Path) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_bytes(path, buffer.getvalue())
