@@ -13,7 +13,6 @@ import polars as pl
 
 DAY = "day"
 """Column with the day number, in the log and in the rows."""
-_LEAST = 1e-5
 SHOWN = "shown"
 """Column of the log that is null in rows whose day is not known exactly (they come before all others)."""
 
@@ -25,22 +24,15 @@ class Rate:
     Attributes:
         outcome: the log's column; null where it was not observed.
         weight: how many observations the prior is worth.
-        logit: give the log-odds of the mean, which suits a network better than a rate near 0.
     """
 
     outcome: str
     weight: float
-    logit: bool = True
-
-    @property
-    def column(self) -> str:
-        """The column's name behind the tally's prefix."""
-        return f"{self.outcome}_{'logit' if self.logit else 'mean'}"
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Rates of outcomes by key, as columns `<prefix>_<outcome>_logit` or `…_mean`, and `<prefix>_count`.
+    """Rates of outcomes by key, as columns `<prefix>_<outcome>_rate`, and `<prefix>_count`.
 
     Attributes:
         prefix: of the columns.
@@ -57,7 +49,7 @@ class Tally:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that `with_tally` adds."""
-        return (f"{self.prefix}_count", *(f"{self.prefix}_{rate.column}" for rate in self.rates))
+        return (f"{self.prefix}_count", *(f"{self.prefix}_{rate.outcome}_rate" for rate in self.rates))
 
 
 def with_tally(rows: pl.DataFrame, log: pl.DataFrame, tally: Tally) -> pl.DataFrame:
@@ -80,10 +72,7 @@ def with_tally(rows: pl.DataFrame, log: pl.DataFrame, tally: Tally) -> pl.DataFr
         total, number = known.get_column(f"sum_{rate.outcome}"), known.get_column(f"n_{rate.outcome}")
         mean = prior.get_column(f"sum_{rate.outcome}") / prior.get_column(f"n_{rate.outcome}")
         smoothed = (total + rate.weight * mean) / (number + rate.weight)
-        if rate.logit:
-            smoothed = smoothed.clip(_LEAST, 1 - _LEAST)
-            smoothed = (smoothed / (1 - smoothed)).log()
-        name = f"{tally.prefix}_{rate.column}"
+        name = f"{tally.prefix}_{rate.outcome}_rate"
         added.append(pl.select(pl.when(number > 0).then(smoothed).alias(name)).to_series())
     return rows.with_columns(added)
 

@@ -35,7 +35,7 @@ _LOG_COLUMNS = (*REPEAT_KEY, "date", "hourmin", *OUTCOMES, "play_time_ms", "dura
 
 _CLICK, _LONG, _LIKE = Rate("click", 10), Rate("long_view", 10), Rate("like", 20)
 _FOLLOW, _COMMENT, _FORWARD = Rate("follow", 50), Rate("comment", 50), Rate("forward", 50)
-_HATE, _PROFILE, _PLAYED = Rate("hate", 50), Rate("profile_enter", 50), Rate("played", 10, logit=False)
+_HATE, _PROFILE, _PLAYED = Rate("hate", 50), Rate("profile_enter", 50), Rate("played", 10)
 _ALL = (_CLICK, _LONG, _LIKE, _FOLLOW, _COMMENT, _FORWARD, _HATE, _PROFILE, _PLAYED)
 _PAIR = (Rate("click", 3), Rate("long_view", 3), Rate("like", 5))
 
@@ -54,14 +54,14 @@ TALLIES = (
     Tally("user_hour", ("user_id", "day_part"), (Rate("click", 3),), per_day=True),
 )
 LIFT_TALLIES = (
-    Tally("video", ("video_id",), (Rate("lift", 20, logit=False),)),
-    Tally("author", ("author_id",), (Rate("lift", 20, logit=False),)),
-    Tally("tag_tab", ("main_tag", "tab"), (Rate("lift", 50, logit=False),)),
-    Tally("video_tab", ("video_id", "tab"), (Rate("lift", 20, logit=False),)),
-    Tally("user", ("user_id",), (Rate("pull", 10, logit=False),)),
-    Tally("user_tab", ("user_id", "tab"), (Rate("pull", 10, logit=False),)),
-    Tally("user_tag", ("user_id", "main_tag"), (Rate("pull", 5, logit=False),)),
-    Tally("user_length", ("user_id", "length_band"), (Rate("pull", 5, logit=False),)),
+    Tally("video", ("video_id",), (Rate("lift", 20),)),
+    Tally("author", ("author_id",), (Rate("lift", 20),)),
+    Tally("tag_tab", ("main_tag", "tab"), (Rate("lift", 50),)),
+    Tally("video_tab", ("video_id", "tab"), (Rate("lift", 20),)),
+    Tally("user", ("user_id",), (Rate("pull", 10),)),
+    Tally("user_tab", ("user_id", "tab"), (Rate("pull", 10),)),
+    Tally("user_tag", ("user_id", "main_tag"), (Rate("pull", 5),)),
+    Tally("user_length", ("user_id", "length_band"), (Rate("pull", 5),)),
 )
 
 
@@ -73,7 +73,7 @@ class KuaiRandSource:
     schema: DatasetSchema
     schema_path: Path
     name: str = "kuairand"
-    version: int = 3
+    version: int = 4
 
     def files(self) -> tuple[Path, ...]:
         """Return the files that are read, in a fixed order.
@@ -149,8 +149,8 @@ def _with_lifts(rows: pl.DataFrame) -> pl.DataFrame:
 
     `lift` is the click less the user's own earlier click rate in the tab, `pull` the click less the video's.
     """
-    by_user = _probability(pl.coalesce("user_tab_click_logit", "user_click_logit", "tag_click_logit"))
-    by_video = _probability(pl.coalesce("video_tab_click_logit", "video_click_logit", "tag_click_logit"))
+    by_user = pl.coalesce("user_tab_click_rate", "user_click_rate", "tag_click_rate")
+    by_video = pl.coalesce("video_tab_click_rate", "video_click_rate", "tag_click_rate")
     past = rows.select(
         "user_id", "video_id", "author_id", "main_tag", "length_band", "tab", DAY,
         (pl.col("is_click") - by_user).alias("lift"),
@@ -161,10 +161,6 @@ def _with_lifts(rows: pl.DataFrame) -> pl.DataFrame:
         added = with_tally(rows.drop(*(set(tally.columns) & set(rows.columns))), past, tally)
         rows = rows.with_columns(added.get_column(tally.columns[1]))
     return rows
-
-
-def _probability(logit: pl.Expr) -> pl.Expr:
-    return 1 / (1 + (-logit).exp())
 
 
 def _past(rows: pl.DataFrame) -> pl.DataFrame:
