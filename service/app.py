@@ -12,7 +12,8 @@ from starlette.exceptions import HTTPException
 from service.errors import PROBLEM_MEDIA_TYPE, DeadlineExceeded, ServiceError, problem, slug
 from service.observe import Observed, request_id_of
 from service.openapi import describe
-from service.routes import health_routes, rank_routes
+from service.routes import RANK_PATH, health_routes, rank_routes
+from service.shed import Door
 from service.worker import Worker
 
 _LOG = logging.getLogger("service.app")
@@ -29,6 +30,7 @@ def build_app(worker: Worker) -> FastAPI:
     app.include_router(rank_routes(worker))
     app.include_router(health_routes(worker))
     app.add_middleware(Observed, metrics=worker.metrics)
+    app.add_middleware(Door, worker=worker, path=RANK_PATH)  # added last, so outermost
     app.add_exception_handler(ServiceError, _error_handler(worker))
     app.add_exception_handler(HTTPException, _http_error_handler)
     app.add_exception_handler(Exception, _bug_handler)

@@ -69,6 +69,9 @@ class Metrics:
             "dlen_rank_in_flight_limit", "Rank requests that may be held.", registry=r, multiprocess_mode="sum"
         )
         self.shed = Counter("dlen_rank_shed_total", "Rank requests not computed.", ("reason",), registry=r)
+        self.degraded = Counter(
+            "dlen_rank_degraded_total", "Rank requests answered with the fallback order.", ("reason",), registry=r
+        )
         self.refused = Counter("dlen_rank_refused_total", "Rank requests refused.", ("problem",), registry=r)
         self.missing = Counter(
             "dlen_feature_missing_total", "Rows in which a feature had no value.", ("feature",), registry=r

@@ -36,7 +36,7 @@ class Ranking:
         snapshot: the model and config that answered.
         decision: the policy that ordered, and the user's variants.
         ranked: candidate indices from the first position on, and all scores in input order.
-        predicted: the model's probabilities in input order.
+        predicted: the model's probabilities in input order; None for a fallback order.
         missing_features: feature values that the request lacked, over all rows.
         explanation: how each score and position came about, where the request asks.
         degraded: why the order is not the policy's, or None.
@@ -46,7 +46,7 @@ class Ranking:
     snapshot: Snapshot
     decision: Decision
     ranked: Ranked
-    predicted: Predicted
+    predicted: Predicted | None
     missing_features: int
     explanation: Explanation | None = None
     degraded: str | None = None

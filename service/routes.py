@@ -2,49 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass
-
 import orjson
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
-from service.admission import Deadline
 from service.errors import BodyTooLarge, NotReady
+from service.job import Job, Order
 from service.observe import request_id_of
 from service.openapi import RANK_OPENAPI, document_of
-from service.wire.encodings import Encoding, encoding_of_answer, encoding_of_body
-from service.wire.inflate import inflate
+from service.wire.encodings import encoding_of_answer, encoding_of_body
 from service.worker import Worker
 
+RANK_PATH = "/v1/rank"
 CLIENT_CLOSED_REQUEST = 499
 """Nginx's status for a caller that left before its request was whole; nobody reads it but the metrics."""
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a request's headers ask for.
-
-    Attributes:
-        deadline: when nobody waits for the answer any more.
-        taken: the body's encoding.
-        given: the answer's encoding.
-        compression: the body's Content-Encoding.
-        request_id: the id to use where the body gives none.
-    """
-
-    deadline: Deadline
-    taken: Encoding
-    given: Encoding
-    compression: str
-    request_id: str
 
 
 def rank_routes(worker: Worker) -> APIRouter:
     """Return /v1/rank."""
     router = APIRouter(tags=["rank"])
 
-    @router.post("/v1/rank", openapi_extra=RANK_OPENAPI, response_class=Response, summary="Order candidates")
+    @router.post(RANK_PATH, openapi_extra=RANK_OPENAPI, response_class=Response, summary="Order candidates")
     async def rank(request: Request) -> Response:
         """Return the candidates ordered by fused score, ties by input order."""
         headers = request.headers
@@ -55,14 +33,11 @@ def rank_routes(worker: Worker) -> APIRouter:
             compression=headers.get("content-encoding", "identity"),
             request_id=request_id_of(request),
         )
-        worker.admission.check_room()
         try:
             body = await read_body(request, worker.settings.max_body_bytes)
         except ClientDisconnect:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        with worker.admission.permit():
-            loop = asyncio.get_running_loop()
-            answer = await loop.run_in_executor(worker.pool, _answer, worker, body, order)
+        answer = await Job(worker, order, body).answer()
         return Response(answer, media_type=order.given.media_type, headers={"X-Request-Id": order.request_id})
 
     return router
@@ -85,21 +60,6 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
             raise BodyTooLarge("body", found=f"{size_bytes} bytes or more", expected=f"at most {limit_bytes}")
         chunks.append(chunk)
     return b"".join(chunks)
-
-
-def _answer(worker: Worker, body: bytes, order: Order) -> bytes:
-    """Return the answer to a body; runs on a worker thread."""
-    stage, settings = worker.metrics.stage, worker.settings
-    order.deadline.check("parse")
-    with stage("parse"):
-        plain = inflate(body, order.compression, settings.max_body_bytes)
-        request = order.taken.parse(plain, settings.max_candidates, order.request_id)
-        snapshot = worker.serving.choose(request.model)
-    worker.metrics.candidates.observe(len(request.ids))
-    worker.metrics.encodings.labels(order.taken.label, order.given.label).inc()
-    ranking = worker.ranker.rank(request, snapshot, order.deadline)
-    with stage("respond"):
-        return order.given.answer(ranking)
 
 
 def health_routes(worker: Worker) -> APIRouter:

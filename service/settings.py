@@ -41,7 +41,13 @@ class Settings(BaseModel):
         default=1, ge=1, le=64, description="Requests a worker computes at a time; each uses one thread."
     )
     max_in_flight: int = Field(
-        default=8, ge=1, le=10_000, description="Requests a worker holds at a time; the next one is answered 503."
+        default=32, ge=1, le=10_000, description="Most requests that a worker holds at a time; `queue_ms` allows fewer."
+    )
+    queue_ms: float = Field(
+        default=25.0,
+        gt=0,
+        le=60_000,
+        description="Longest that a request is meant to wait for a thread; sets how many are held, by measured time.",
     )
     retry_after_seconds: int = Field(default=1, ge=1, le=3600, description="What a 503 tells the caller to wait.")
     deadline_ms: int = Field(
@@ -49,6 +55,13 @@ class Settings(BaseModel):
         ge=1,
         le=60_000,
         description="Deadline of a request without `X-Request-Deadline-Ms`, from its arrival.",
+    )
+    fallback: Literal["order", "none"] = Field(
+        default="order",
+        description="Whether a model that fails or overruns is answered with a fallback order or an error.",
+    )
+    fallback_feature: str | None = Field(
+        default=None, description="Numeric item feature that the fallback order descends by; else the input order."
     )
     max_candidates: int = Field(default=2000, ge=1, le=100_000, description="Most candidates in a request.")
     max_body_bytes: int = Field(

@@ -25,7 +25,7 @@ class RankedItem(Struct, frozen=True, omit_defaults=True):
 
     id: str
     score: Annotated[float, Meta(description="The fused score.")]
-    p: Annotated[dict[str, float], Meta(description="P(task).")]
+    p: Annotated[dict[str, float] | None, Meta(description="P(task); absent from a fallback order.")] = None
     p_up: Annotated[float | None, Meta(description="P(UP): that the user prefers it; absent without the latent.")] = (
         None
     )
@@ -88,8 +88,10 @@ def _items(ranking: Ranking) -> bytes:
 
 
 def _columns(ranking: Ranking) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """Return [p_up, p_joint, p] of the returned candidates, float32 [K, C]; only p without the latent."""
+    """Return [p_up, p_joint, p] of the returned candidates, float32 [K, C]; only what the model gives."""
     order_K, predicted = ranking.ranked.order_K, ranking.predicted
+    if predicted is None:
+        return np.empty((len(order_K), 0), dtype=np.float32)
     parts = [predicted.p_NT[order_K]]
     if predicted.p_up_N is not None and predicted.p_joint_NT is not None:
         parts = [predicted.p_up_N[order_K, None], predicted.p_joint_NT[order_K], *parts]
@@ -98,6 +100,8 @@ def _columns(ranking: Ranking) -> np.ndarray[tuple[int, int], np.dtype[np.float3
 
 def _template(ranking: Ranking) -> bytes:
     """Return one candidate's JSON with a %b for each value; task names hold no percent sign."""
+    if ranking.predicted is None:
+        return b'{"id":%b,"score":%b}'
     tasks = ",".join(f'"{name}":%b' for name in ranking.snapshot.model.manifest.task_names)
     latent = f'"p_up":%b,"p_joint":{{{tasks}}},' if ranking.predicted.p_up_N is not None else ""
     return f'{{"id":%b,"score":%b,{latent}"p":{{{tasks}}}}}'.encode()

@@ -78,9 +78,10 @@ def arrow_answer(ranking: Ranking) -> bytes:
         "id": pa.array([ids[row] for row in order_K.tolist()], pa.string()),
         "score": pa.array(ranking.ranked.score_N[order_K]),
     }
-    if predicted.p_up_N is not None and predicted.p_joint_NT is not None:
+    if predicted is not None and predicted.p_up_N is not None:
         arrays["p_up"] = pa.array(predicted.p_up_N[order_K])
-    for kind, p_NT in (("p_joint", predicted.p_joint_NT), ("p", predicted.p_NT)):
+    kinds = {} if predicted is None else {"p_joint": predicted.p_joint_NT, "p": predicted.p_NT}
+    for kind, p_NT in kinds.items():
         if p_NT is None:
             continue
         for index, task in enumerate(ranking.snapshot.model.manifest.task_names):

@@ -59,8 +59,11 @@ policies:
 """
 
 
-def graph(tasks: int, seed: int) -> onnx.ModelProto:
-    """A DLEN in miniature: one linear layer to u, a_t, b_t, mixed as Eq. 1 and 4 say."""
+def graph(tasks: int, seed: int, fault: str | None = None) -> onnx.ModelProto:
+    """A DLEN in miniature: one linear layer to u, a_t, b_t, mixed as Eq. 1 and 4 say.
+
+    `fault` "nan" gives NaN for items of quality below -5, "slow" takes some 0.2 ms per candidate.
+    """
     tensors = {tensor.name: tensor for tensor in input_tensors(SCHEMA)}
     rng = np.random.default_rng(seed)
     width = 1 + 2 * tasks
@@ -77,6 +80,28 @@ def graph(tasks: int, seed: int) -> onnx.ModelProto:
     for index, name in enumerate(sums):
         nodes.append(helper.make_node("Add", [total, name], [f"t{index}"]))
         total = f"t{index}"
+    if fault == "nan":
+        weights["five"] = np.array([5.0], dtype=np.float32)
+        nodes += [
+            helper.make_node("Add", ["item_values", "five"], ["shifted"]),
+            helper.make_node("Sqrt", ["shifted"], ["root"]),
+            helper.make_node("ReduceMean", ["root"], ["mean"], axes=[1], keepdims=1),
+            helper.make_node("Sub", ["mean", "mean"], ["nothing"]),
+            helper.make_node("Add", [total, "nothing"], ["faulty"]),
+        ]
+        total = "faulty"
+    if fault == "slow":
+        weights["size"] = np.array([2, 3000], dtype=np.int64)
+        weights["square"] = np.array([3000, 3000], dtype=np.int64)
+        weights["back"] = np.array([3000, 1], dtype=np.int64)
+        nodes += [helper.make_node("ConstantOfShape", [name], [f"zeros_{name}"]) for name in ("size", "square", "back")]
+        nodes += [
+            helper.make_node("MatMul", ["item_values", "zeros_size"], ["wide"]),
+            helper.make_node("MatMul", ["wide", "zeros_square"], ["wider"]),
+            helper.make_node("MatMul", ["wider", "zeros_back"], ["nothing"]),
+            helper.make_node("Add", [total, "nothing"], ["late"]),
+        ]
+        total = "late"
     weights["split"] = np.array([1, tasks, tasks], dtype=np.int64)
     weights["one"] = np.array(1.0, dtype=np.float32)
     weights["alpha"] = np.full(tasks, 0.05, dtype=np.float32)
@@ -106,9 +131,9 @@ def graph(tasks: int, seed: int) -> onnx.ModelProto:
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
 
 
-def write_bundle(folder: Path, *, seed: int = 0, model: onnx.ModelProto | None = None, golden_error: float = 0) -> Path:
+def write_bundle(folder: Path, *, seed: int = 0, fault: str | None = None, golden_error: float = 0) -> Path:
     """Write a bundle whose golden outputs are its own, `golden_error` off."""
-    model = model or graph(len(TASKS), seed)
+    model = graph(len(TASKS), seed, fault)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(1)
     inputs: dict[str, Any] = {}

@@ -156,7 +156,7 @@ def test_workers_share_the_port_and_their_metrics_add_up(serve, body):
 
 
 def test_a_killed_worker_is_replaced_and_its_counts_stay(serve, body):
-    service = serve("--workers", "2", DLEN_DRAIN_SECONDS="0")
+    service = serve("--workers", "2", DLEN_DRAIN_SECONDS="0", DLEN_MAX_IN_FLIGHT="2")
     for _ in range(20):
         with httpx.Client() as client:
             client.post(f"{service.url}/v1/rank", json=body)
@@ -173,7 +173,7 @@ def test_a_killed_worker_is_replaced_and_its_counts_stay(serve, body):
     with httpx.Client() as client:
         assert client.post(f"{service.url}/v1/rank", json=body).status_code == 200
     assert before + 1 == service.metric("dlen_http_requests_total", route="/v1/rank")
-    assert service.metric("dlen_rank_in_flight_limit") == 16
+    assert service.metric("dlen_rank_in_flight_limit") == 4
 
 
 def worker_pids(parent: int) -> list[int]:
