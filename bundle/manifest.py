@@ -88,11 +88,40 @@ class Task(_Model):
 
 
 class Parity(_Model):
-    """How far the graph's outputs lie from the trained network's on real rows."""
+    """How far the graph's outputs lie from what they must be, on real rows; also the tolerance of golden replay.
+
+    A float32 graph must give the trained network's outputs; an int8 graph those of its own integer arithmetic,
+    whose distance from the trained network is the matter of `PrecisionGate`.
+    """
 
     tolerance: float = Field(gt=0)
     max_abs_error: float = Field(ge=0)
     rows: int = Field(ge=1)
+
+
+class ScoreChange(_Model):
+    """What a lower precision changes in one score: P(task), or P(UP) (judged by whether any task happened)."""
+
+    auc_before: float | None
+    auc_after: float | None
+    mean_abs_change: float = Field(ge=0)
+    max_abs_change: float = Field(ge=0)
+    top10_overlap: float = Field(ge=0, le=1)
+
+
+class PrecisionGate(_Model):
+    """What a lower precision changes on real rows, by task name and `p_up`.
+
+    Attributes:
+        rows: validation rows behind AUC and changes.
+        requests, candidates: ranked requests behind the top-10 overlap, and candidates in each.
+        scores: figures by score.
+    """
+
+    rows: int = Field(ge=1)
+    requests: int = Field(ge=1)
+    candidates: int = Field(ge=1)
+    scores: dict[str, ScoreChange]
 
 
 class Provenance(_Model):
@@ -116,6 +145,7 @@ class Manifest(_Model):
     opset: int = Field(ge=13)
     precision: Literal["fp32", "int8"] = "fp32"
     parity: Parity
+    precision_gate: PrecisionGate | None = None
     files: dict[str, FileEntry]
     offline_metrics: dict[str, object] = {}
     provenance: Provenance
@@ -133,6 +163,8 @@ class Manifest(_Model):
             raise ValueError(f"outputs {sorted(found)} must be {sorted(wanted)}")
         if any((task.alpha is not None) != self.has_latent for task in self.tasks):
             raise ValueError("alpha must be given for every task of a model with p_up, and for no other")
+        if (self.precision_gate is not None) != (self.precision == "int8"):
+            raise ValueError("precision_gate must be given for int8, and for no other precision")
         for file in (MODEL_FILE, FEATURES_FILE, GOLDEN_FILE):
             if file not in self.files:
                 raise ValueError(f"files must list {file}")

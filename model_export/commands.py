@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from bundle.manifest import PrecisionGate
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -12,12 +18,19 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "export",
         help="write a trained run as a bundle that the service loads",
         description="Write a trained run as a bundle: ONNX graph, manifest, features, golden request.",
-        epilog="example:\n  dlen export --run runs/k1 --out models/kuairand/1",
+        epilog="examples:\n  dlen export --run runs/k1 --out models/kuairand/1\n"
+        "  dlen export --run runs/k1 --out models/kuairand/2 --precision auto",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     export.add_argument("--run", type=Path, required=True, dest="run_folder", help="folder made by `dlen train`")
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="models/NAME/VERSION, new")
-    export.add_argument("--json", type=Path, metavar="FILE", help="also write the parity figures there")
+    export.add_argument(
+        "--precision",
+        choices=("fp32", "int8", "auto"),
+        default="fp32",
+        help="int8 is written only if it ranks as fp32 does; auto falls back to fp32 (default: fp32)",
+    )
+    export.add_argument("--json", type=Path, metavar="FILE", help="also write parity and precision figures there")
     export.set_defaults(run=_export)
 
     evaluate = commands.add_parser(
@@ -37,22 +50,47 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _export(args: argparse.Namespace) -> int:
+    import json
+
     from rich.console import Console
 
     from bundle.files import write_file
-    from model_export.write import export_run
+    from model_export.write import export_fastest, export_run
 
-    bundle = export_run(args.run_folder, args.out)
-    parity = bundle.manifest.parity
-    size_mb = sum(entry.size_bytes for entry in bundle.manifest.files.values()) / 1e6
-    Console(soft_wrap=True, highlight=False).print(
-        f"{args.out}: {bundle.manifest.architecture}, {bundle.manifest.precision}, {size_mb:.1f} MB; largest "
-        f"difference from the trained network {parity.max_abs_error:.2g} over {parity.rows:,} candidates (allowed "
-        f"{parity.tolerance:g})"
+    console = Console(soft_wrap=True, highlight=False)
+    if args.precision == "auto":
+        bundle, refused = export_fastest(args.run_folder, args.out)
+        if refused is not None:
+            console.print(f"written as fp32, not int8: {refused}")
+    else:
+        bundle = export_run(args.run_folder, args.out, args.precision)
+    manifest = bundle.manifest
+    parity, gate = manifest.parity, manifest.precision_gate
+    size_mb = sum(entry.size_bytes for entry in manifest.files.values()) / 1e6
+    console.print(
+        f"{args.out}: {manifest.architecture}, {manifest.precision}, {size_mb:.1f} MB; largest difference from "
+        f"{'the trained network' if gate is None else 'its integer arithmetic'} {parity.max_abs_error:.2g} over "
+        f"{parity.rows:,} candidates (allowed {parity.tolerance:g})"
     )
+    if gate is not None:
+        console.print(_gate_table(gate))
     if args.json:
-        write_file(args.json, parity.model_dump_json().encode())
+        document = parity.model_dump() | {"precision": manifest.precision}
+        document |= {"precision_gate": None if gate is None else gate.model_dump()}
+        write_file(args.json, json.dumps(document, indent=1).encode())
     return 0
+
+
+def _gate_table(gate: PrecisionGate) -> Table:
+    from rich.table import Table
+
+    shown = Table("score", "AUC fp32", "AUC int8", "mean |Δp|", "max |Δp|", "top-10 overlap")
+    shown.title = f"int8 against fp32 on {gate.rows:,} validation rows"
+    for name, change in gate.scores.items():
+        aucs = ["–" if auc is None else f"{auc:.5f}" for auc in (change.auc_before, change.auc_after)]
+        changes = [f"{change.mean_abs_change:.2g}", f"{change.max_abs_change:.2g}", f"{change.top10_overlap:.3f}"]
+        shown.add_row(name, *aucs, *changes)
+    return shown
 
 
 def _evaluate(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from bundle.errors import ManifestInvalid
 from bundle.manifest import P_JOINT, P_UP, P
 from bundle.read import read_bundle
-from model_export.parity import SampleRows, open_session, run_graph
+from model_export.parity import SampleRows, open_session, request_groups, run_graph
 from training.dataset import Prepared
 from training.errors import RunInvalid
 from training.evaluate import report
@@ -48,7 +48,7 @@ def evaluate_bundle(folder: Path, data: Prepared, split: str) -> dict[str, Any]:
     session, inputs, tasks = open_session(bundle.model_path), bundle.manifest.inputs, len(bundle.manifest.tasks)
     p = np.empty((rows.rows, tasks), dtype=np.float32)
     p_joint, p_up = np.empty_like(p), np.empty(rows.rows, dtype=np.float32)
-    for group in _request_groups(sample):
+    for group in request_groups(sample):
         outputs = run_graph(session, sample.request(int(group[0]), group, inputs))
         p[group] = outputs[P]
         if bundle.manifest.has_latent:
@@ -56,17 +56,3 @@ def evaluate_bundle(folder: Path, data: Prepared, split: str) -> dict[str, Any]:
     found = Predictions(p, p_joint, p_up) if bundle.manifest.has_latent else Predictions(p, None, None)
     names = [task.name for task in data.tasks]
     return report(found, rows, names, bundle.manifest.task_names)
-
-
-def _request_groups(sample: SampleRows) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
-    """Return the row numbers of each distinct request part."""
-    keys = np.column_stack(
-        [
-            sample.codes[:, : sample.request_codes],
-            np.ascontiguousarray(sample.values[:, : sample.request_values]).view(np.int32),
-        ]
-    )
-    _, group_of_row = np.unique(keys, axis=0, return_inverse=True)
-    order = np.argsort(group_of_row, kind="stable")
-    starts = np.flatnonzero(np.diff(group_of_row[order], prepend=-1))
-    return np.split(order, starts[1:])

@@ -64,7 +64,7 @@ class ServingGraph:
         self._open_layers_on_x(x_request)
         backbone = self.network.backbone
         if isinstance(backbone, SharedBottom):
-            representations = self._experts_on_x("expert", backbone.bottom) * self.tasks
+            representations = [self._as_float(self._experts_on_x("expert", backbone.bottom)[0])] * self.tasks
         elif isinstance(backbone, MMOE):
             shares = self._softmax(self._on_x("gates"), backbone.gates)
             representations = self._mix(shares, self._experts_on_x("expert", backbone.experts))
@@ -90,16 +90,16 @@ class ServingGraph:
         return self.writer.concat(pieces)
 
     def _embed(self, block: Block, codes: str, rows: int) -> str:
-        embedded = self._gather(block, codes, self.tables[str(block.size)], first_row=0)
+        offsets = self.network.inputs.offsets[block.start : block.end].numpy()
+        embedded = self._gather(self.tables[str(block.size)], codes, offsets)
         if block.is_list:
             return self._mean_of_given(block, codes, embedded, rows)
         return self.writer.reshape(embedded, [rows, block.width])
 
-    def _gather(self, block: Block, codes: str, table: str, first_row: int) -> str:
-        """Return the rows [rows, columns, D] of a table that begins at `first_row` of the network's."""
-        w = self.writer
-        offsets = self.network.inputs.offsets[block.start : block.end].numpy() - first_row
-        return w.op("Gather", table, w.op("Add", codes, w.constant(offsets.astype(np.int32), "offsets")))
+    def _gather(self, table: str, codes: str, offsets: NDArray[np.integer]) -> str:
+        """Return the rows [rows, columns, D] of a table; `offsets` are its columns' first rows in it."""
+        rows = self.writer.op("Add", codes, self.writer.constant(offsets.astype(np.int32), "offsets"))
+        return self.writer.op("Gather", table, rows)
 
     def _mean_of_given(self, block: Block, codes: str, embedded: str, rows: int) -> str:
         """Return the mean [rows, D] over the slots of a list that hold a value."""
@@ -134,17 +134,16 @@ class ServingGraph:
         """Compute the request's share of every layer that reads x, all in one product."""
         layers = self.layers_on_x()
         self.item_weights = {name: weight[self.request_width :] for name, (weight, _) in layers.items()}
-        if x_request is None:
-            self.shares_of_request = {name: self.writer.constant(bias) for name, (_, bias) in layers.items()}
-            return
-        share = self._request_product(x_request, list(layers.values()))
+        share = self._share_of_request(x_request, list(layers.values()))
         pieces = self.writer.split(share, [len(bias) for _, bias in layers.values()])
         self.shares_of_request = dict(zip(layers, pieces, strict=True))
 
-    def _request_product(self, x_request: str, layers: Sequence[Layer]) -> str:
+    def _share_of_request(self, x_request: str | None, layers: Sequence[Layer]) -> str:
         """Return x_request · W + b [1, ΣH] of layers side by side."""
-        weight = np.concatenate([weight[: self.request_width] for weight, _ in layers], axis=1)
-        return self._linear(x_request, weight, np.concatenate([bias for _, bias in layers]))
+        bias = np.concatenate([bias for _, bias in layers])
+        if x_request is None:
+            return self.writer.constant(bias[None, :])
+        return self._linear(x_request, np.concatenate([w[: self.request_width] for w, _ in layers], axis=1), bias)
 
     def _on_x(self, name: str) -> str:
         """Return x·W + b [N, H] of a layer that reads x."""
@@ -174,6 +173,10 @@ class ServingGraph:
     def _experts(self, mlp: BatchedMLP, xs: Sequence[str]) -> list[str]:
         """Return the outputs [N, H] of experts that read representations."""
         return self._mlp(mlp, xs)
+
+    def _as_float(self, expert: str) -> str:
+        """Return an expert's output [N, H] as float32."""
+        return expert
 
     # ---- mixtures
 
@@ -238,7 +241,7 @@ class ServingGraph:
             return {"p": w.op("Sigmoid", self._task_logits(towers, array(head.weight), array(head.bias)[:, None]))}
         bias = np.stack([array(head.bias_f), array(head.bias_g)], axis=1)
         a, g = w.split(w.op("Sigmoid", self._task_logits(towers, array(head.weight), bias)), [self.tasks] * 2)
-        latent = self._experts_on_x("latent", head.latent)[0]
+        latent = self._as_float(self._experts_on_x("latent", head.latent)[0])
         h = self._linear(latent, array(head.latent_weight), array(head.latent_bias))  # [N, 1]
         u = w.op("Sigmoid", h)
         joint = w.op("Mul", a, u)  # Eq. 4

@@ -14,6 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from bundle.manifest import Tensor
 
 OPSET = 18
+MICROSOFT = "com.microsoft"
+VERSIONS = {"": OPSET, MICROSOFT: 1}
 IR_VERSION = 9
 WEIGHTS_FILE = "model.weights"
 EXTERNAL_FROM_BYTES = 1024
@@ -27,6 +29,7 @@ class GraphWriter:
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
         self._named = 0
+        self._domains: tuple[str, ...] = ("",)
 
     def constant(self, array: NDArray[np.generic], name: str = "weight") -> str:
         """Return the edge of a constant."""
@@ -43,6 +46,11 @@ class GraphWriter:
     def op(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """Return the only output edge of a new node."""
         return self.node(operator, *inputs, **attributes)[0]
+
+    def microsoft(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """Return the only output edge of a node of ONNX Runtime's own operators."""
+        self._domains = ("", MICROSOFT)
+        return self.node(operator, *inputs, domain=MICROSOFT, **attributes)[0]
 
     def reshape(self, edge: str, shape: Sequence[int]) -> str:
         """Return `edge` in another shape; -1 is inferred."""
@@ -70,7 +78,9 @@ class GraphWriter:
             [_value_info(tensor) for tensor, _ in outputs],
             self._constants,
         )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid(x, VERSIONS[x]) for x in self._domains], ir_version=IR_VERSION
+        )
         model.producer_name = "dlen-ranker"
         onnx.save_model(
             model,

@@ -25,12 +25,13 @@ REQUESTS_EACH = 4
 
 @dataclass(frozen=True)
 class SampleRows:
-    """Encoded rows: codes int32 [rows, C] and values float32 [rows, V], request part first."""
+    """Encoded rows: codes int32 [rows, C] and values float32 [rows, V], request part first; labels [rows, T]."""
 
     codes: NDArray[np.int32]
     values: NDArray[np.float32]
     request_codes: int
     request_values: int
+    labels: NDArray[np.uint8] | None = None
 
     def request(self, request_row: int, item_rows: NDArray[np.int64], tensors: Sequence[Tensor]) -> Arrays:
         """Return one request's graph inputs: the request part of one row, the item parts of others."""
@@ -42,6 +43,10 @@ class SampleRows:
             ITEM_VALUES: values[item_rows, self.request_values :],
         }
         return {tensor.name: np.ascontiguousarray(inputs[tensor.name]) for tensor in tensors}
+
+    def batch(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return rows as the network takes them."""
+        return torch.from_numpy(self.codes[start:end].copy()), torch.from_numpy(self.values[start:end].copy())
 
     def rows_of(self, request_row: int, item_rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the same request as the network takes it: whole rows."""
@@ -60,7 +65,20 @@ def sample_rows(run: Run) -> SampleRows:
         tensors["values"].numpy(),
         int(inputs.get(REQUEST_CODES, 0)),
         int(inputs.get(REQUEST_VALUES, 0)),
+        tensors["labels"].numpy() if "labels" in tensors else None,
     )
+
+
+def request_groups(rows: SampleRows) -> list[NDArray[np.int64]]:
+    """Return the row numbers of each distinct request part."""
+    values = np.ascontiguousarray(rows.values[:, : rows.request_values]).view(np.int32)
+    keys = np.column_stack([rows.codes[:, : rows.request_codes], values])
+    if not keys.shape[1]:
+        return [np.arange(len(keys))]
+    _, group_of_row = np.unique(keys, axis=0, return_inverse=True)
+    order = np.argsort(group_of_row, kind="stable")
+    starts = np.flatnonzero(np.diff(group_of_row[order], prepend=-1))
+    return np.split(order, starts[1:])
 
 
 def network_outputs(network: Network, codes: torch.Tensor, values: torch.Tensor) -> Arrays:

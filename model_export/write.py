@@ -5,52 +5,90 @@ from __future__ import annotations
 import datetime
 import re
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bundle.files import new_folder
 from bundle.golden import Golden, golden_bytes
-from bundle.manifest import FEATURES_FILE, GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, Manifest, Parity, Provenance, Task
+from bundle.manifest import (
+    FEATURES_FILE,
+    GOLDEN_FILE,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    Manifest,
+    Parity,
+    PrecisionGate,
+    Provenance,
+    Task,
+)
 from bundle.manifest import list_files as listed
 from bundle.read import Bundle, input_tensors, output_tensors, read_bundle
-from model_export.errors import OutputInvalid
+from model_export.errors import OutputInvalid, PrecisionRefused
+from model_export.gate import check_gate, measure_gate
 from model_export.graph import write_serving_graph
+from model_export.int8_graph import Int8Graph
+from model_export.int8_reference import reference_network
 from model_export.onnx_writer import OPSET
-from model_export.parity import FP32_TOLERANCE, SampleRows, check_parity, network_outputs, sample_rows
+from model_export.parity import (
+    FP32_TOLERANCE,
+    SampleRows,
+    check_parity,
+    network_outputs,
+    open_session,
+    run_graph,
+    sample_rows,
+)
+from model_export.quantise import quantise
 from training.models.heads import LatentHead
 from training.models.network import Network
 from training.run import Run, read_run
 
 GOLDEN_CANDIDATES = 16
+INT8_TOLERANCE = 2e-3
+"""Of an int8 graph against its integer arithmetic: sums are exact, but a rescaled one may round the other way."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-def export_run(run_folder: Path, out: Path) -> Bundle:
+@dataclass(frozen=True)
+class _Graph:
+    """A written and checked graph: what the manifest says of it, and its golden request."""
+
+    parity: Parity
+    golden: Golden
+    gate: PrecisionGate | None = None
+
+
+def export_run(run_folder: Path, out: Path, precision: Literal["fp32", "int8"] = "fp32") -> Bundle:
     """Write the run's best network as the bundle `out` (models/NAME/VERSION) and return it, read back.
 
     Raises:
         OutputInvalid: `out` exists or is not named NAME/VERSION with a whole-number version.
         RunInvalid: the run is not finished or broken.
-        ParityFailed: the graph differs from the network by more than 1e-5.
+        ParityFailed: the graph does not give what it must.
+        PrecisionRefused: int8 changes a score by more than the gate allows.
     """
     check_output(out)
     run = read_run(run_folder)
     network = run.trained_network()
     rows = sample_rows(run)
-    inputs = input_tensors(run.schema)
+    write = _write_int8 if precision == "int8" else _write_fp32
     with new_folder(out) as folder:
-        write_serving_graph(network, run.schema, folder)
-        error, compared = check_parity(network, folder / MODEL_FILE, rows, inputs, FP32_TOLERANCE)
+        graph = write(folder, network, rows, run)
         (folder / FEATURES_FILE).write_text(run.schema.model_dump_json())
-        (folder / GOLDEN_FILE).write_bytes(golden_bytes(_golden(network, rows, run)))
+        (folder / GOLDEN_FILE).write_bytes(golden_bytes(graph.golden))
         manifest = Manifest(
             architecture=network.config.name,
             tasks=_tasks(run, network),
-            inputs=inputs,
+            inputs=input_tensors(run.schema),
             outputs=output_tensors(len(run.description.tasks), has_latent=network.config.has_latent),
             opset=OPSET,
-            parity=Parity(tolerance=FP32_TOLERANCE, max_abs_error=error, rows=compared),
+            precision=precision,
+            parity=graph.parity,
+            precision_gate=graph.gate,
             files=dict(listed(folder)),
             offline_metrics={"validation": run.result()["best"]},
             provenance=Provenance(
@@ -64,6 +102,18 @@ def export_run(run_folder: Path, out: Path) -> Bundle:
         (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1))
         read_bundle(folder)
     return read_bundle(out)
+
+
+def export_fastest(run_folder: Path, out: Path) -> tuple[Bundle, PrecisionRefused | None]:
+    """Return the bundle in int8 where the gate lets it through, else in fp32 with the reason.
+
+    Raises:
+        OutputInvalid, RunInvalid, ParityFailed: see `export_run`.
+    """
+    try:
+        return export_run(run_folder, out, "int8"), None
+    except PrecisionRefused as refused:
+        return export_run(run_folder, out, "fp32"), refused
 
 
 def check_output(out: Path) -> None:
@@ -101,8 +151,32 @@ def _tasks(run: Run, network: Network) -> tuple[Task, ...]:
     )
 
 
-def _golden(network: Network, rows: SampleRows, run: Run) -> Golden:
-    """Return a request of validation rows and the network's own outputs."""
-    items = np.arange(GOLDEN_CANDIDATES, dtype=np.int64) % len(rows.codes)
-    inputs = rows.request(0, items, input_tensors(run.schema))
-    return Golden(inputs, network_outputs(network, *rows.rows_of(0, items)))
+def _write_fp32(folder: Path, network: Network, rows: SampleRows, run: Run) -> _Graph:
+    """Write the float32 graph; its golden outputs are the network's."""
+    inputs, path = input_tensors(run.schema), folder / MODEL_FILE
+    write_serving_graph(network, run.schema, folder)
+    error, compared = check_parity(network, path, rows, inputs, FP32_TOLERANCE)
+    items = _golden_items(rows)
+    golden = Golden(rows.request(0, items, inputs), network_outputs(network, *rows.rows_of(0, items)))
+    return _Graph(Parity(tolerance=FP32_TOLERANCE, max_abs_error=error, rows=compared), golden)
+
+
+def _write_int8(folder: Path, network: Network, rows: SampleRows, run: Run) -> _Graph:
+    """Write the int8 graph; its golden outputs are its own, which a machine that computes it wrongly will not give.
+
+    Without VNNI or AMX, U8S8 products saturate at 16 bits: such a machine fails the replay and does not serve.
+    """
+    inputs, path = input_tensors(run.schema), folder / MODEL_FILE
+    quantised = quantise(network, *rows.batch(0, len(rows.codes)))
+    Int8Graph(quantised, inputs).write(folder)
+    error, compared = check_parity(reference_network(quantised), path, rows, inputs, INT8_TOLERANCE)
+    session = open_session(path)
+    gate = measure_gate(network, session, rows, inputs, run.description.task_names)
+    check_gate(gate)
+    request = rows.request(0, _golden_items(rows), inputs)
+    parity = Parity(tolerance=INT8_TOLERANCE, max_abs_error=error, rows=compared)
+    return _Graph(parity, Golden(request, run_graph(session, request)), gate)
+
+
+def _golden_items(rows: SampleRows) -> NDArray[np.int64]:
+    return np.arange(GOLDEN_CANDIDATES, dtype=np.int64) % len(rows.codes)

@@ -4,7 +4,7 @@ run.json            configuration, tasks, base rates, data fingerprint
 features.json       the fitted feature schema the network was built for
 state.safetensors   everything needed to go on after a kill (removed when finished)
 model.safetensors   the best weights on validation
-sample.safetensors  encoded validation rows, for parity checks and the golden request of an export
+sample.safetensors  encoded validation rows with labels: an export's parity checks, golden request and precision gate
 history.jsonl       one line per validation
 result.json         written last: the run is finished
 tensorboard/        scalars
@@ -108,7 +108,7 @@ class Run:
         return network.eval()
 
     def sample(self) -> dict[str, Tensor]:
-        """Return the encoded validation rows kept with a finished run: codes [rows, C], values [rows, V]."""
+        """Return the validation rows kept with a finished run: codes [rows, C], values [rows, V], labels [rows, T]."""
         tensors, _ = read_tensors(self.folder / SAMPLE_FILE)
         return tensors
 

@@ -37,7 +37,7 @@ from training.run import (
 )
 
 STATE_INTERVAL_S = 30.0
-SAMPLE_ROWS = 4096
+SAMPLE_ROWS = 20_000
 Report = Callable[[str], None]
 
 
@@ -199,8 +199,9 @@ class Trainer:
         return bool(self.progress.validations) and since >= self.config.patience
 
     def _finish(self) -> dict[str, Any]:
-        sample = gather(self.validation, _sample_rows(self.validation.rows), [])
-        write_tensors(self.run.folder / SAMPLE_FILE, {"codes": sample.codes_BC, "values": sample.values_BV}, {})
+        sample = gather(self.validation, _sample_rows(self.validation.rows), self.tasks)
+        tensors = {"codes": sample.codes_BC, "values": sample.values_BV, "labels": sample.labels_BT.to(torch.uint8)}
+        write_tensors(self.run.folder / SAMPLE_FILE, tensors, {})
         best = self.progress.validations[self.progress.best_validation]
         result = {"best": best, "steps": self.progress.step, "validations": len(self.progress.validations)}
         lines = "".join(json.dumps(record) + "\n" for record in self.progress.validations)

@@ -1,0 +1,194 @@
+"""The serving graph in 8-bit integers.
+
+Item embeddings are u8 rows with zero point 128; each expert is a chain of 1×1 channels-last QLinearConv with
+per-channel s8 weights, ReLU being the saturation at an output zero point of 0; the request's half of layer 1
+is the first convolution's int32 bias, computed once per request. One DequantizeLinear per kind of output;
+mixtures, towers and heads stay in float32.
+
+U8S8 only: U8U8 is half as fast and S8S8 six times slower; static QDQ of a Gemm whose C is not a constant is
+not fused at all. Proven equal to `int8_reference` by `parity`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from bundle.manifest import ITEM_CODES, ITEM_VALUES, Tensor
+from model_export.graph import Layer, ServingGraph, array
+from model_export.quantise import (
+    ITEM_ZERO_POINT,
+    WEIGHT_STEPS,
+    IntegerLayer,
+    ItemRows,
+    Quantised,
+    gates_on_x,
+    item_rows,
+)
+from training.models.backbones import PLE, SharedBottom
+from training.models.heads import LatentHead
+from training.models.layers import BatchedMLP, Block, PartLayout
+
+_INT32 = 6
+
+
+class Int8Graph(ServingGraph):
+    """One quantised network being written as a graph."""
+
+    def __init__(self, quantised: Quantised, inputs: Sequence[Tensor]) -> None:
+        """Take a quantised network and the graph inputs of its schema."""
+        super().__init__(quantised.network, inputs)
+        self.quantised = quantised
+        w = self.writer
+        self.one = w.constant(np.array(1, dtype=np.float32), "one")
+        self.zero = w.constant(np.array(0, dtype=np.uint8), "zero")
+        self.middle = w.constant(np.array(ITEM_ZERO_POINT, dtype=np.uint8), "middle")
+        self.item_tables: dict[str, str] = {}
+        self.item_offsets: dict[tuple[int, int], int] = {}
+        self.list_tables: dict[tuple[int, int], str] = {}
+        self.gate_layers: dict[str, IntegerLayer] = {}
+
+    # ---- inputs
+
+    def _open_tables(self) -> None:
+        """Keep the request features' rows in float32 and the item features' as bytes, lists' in float32 steps."""
+        inputs = self.network.inputs
+        items = item_rows(inputs)
+        for size, table in inputs.tables.items():
+            mine = [rows for rows in items if rows.size == int(size)]
+            first = min((rows.first_row for rows in mine), default=len(table))
+            if first:
+                self.tables[size] = self.writer.constant(array(table[:first]), f"table_{size}")
+            at, pieces = 0, []
+            for rows in mine:
+                steps = array(table[rows.first_row : rows.end_row]) / self._scale(rows)
+                if rows.is_list:
+                    self.list_tables[rows.first_row, rows.size] = self.writer.constant(steps, "list_table")
+                    continue
+                pieces.append((np.rint(steps) + ITEM_ZERO_POINT).astype(np.uint8))
+                self.item_offsets[rows.first_row, rows.size], at = at, at + len(steps)
+            if pieces:
+                self.item_tables[size] = self.writer.constant(np.concatenate(pieces), f"item_table_{size}")
+
+    def _scale(self, rows: ItemRows) -> NDArray[np.float32]:
+        return self.quantised.item_scale_K[rows.at : rows.at + rows.size]
+
+    def _item_part(self, item: PartLayout) -> str:
+        """Return the item part of x as bytes [N, Ki]."""
+        w = self.writer
+        sizes = [block.end - block.start for block in item.blocks]
+        columns = w.split(ITEM_CODES, sizes) if item.blocks else []
+        pieces = [self._embed_bytes(block, edge) for block, edge in zip(item.blocks, columns, strict=True)]
+        if ITEM_VALUES in self.given:
+            scale = self.quantised.item_scale_K[-(item.values_end - item.values_start) :]
+            pieces.append(self._bytes(w.op("Div", ITEM_VALUES, w.constant(scale))))
+        return w.concat(pieces)
+
+    def _embed_bytes(self, block: Block, codes: str) -> str:
+        first_rows = self.network.inputs.offsets[block.start : block.end].tolist()
+        if block.is_list:
+            steps = self._gather(self.list_tables[first_rows[0], block.size], codes, np.zeros(1, dtype=np.int32))
+            return self._bytes(self._mean_of_given(block, codes, steps, rows=-1))
+        offsets = np.array([self.item_offsets[row, block.size] for row in first_rows])
+        embedded = self._gather(self.item_tables[str(block.size)], codes, offsets)
+        return self.writer.reshape(embedded, [-1, block.width])
+
+    def _bytes(self, steps: str) -> str:
+        """Return numbers −127…127 as bytes around the zero point; larger ones are clipped."""
+        limits = [self.writer.constant(np.array(x, dtype=np.float32)) for x in (-WEIGHT_STEPS, WEIGHT_STEPS)]
+        return self.writer.op("QuantizeLinear", self.writer.op("Clip", steps, *limits), self.one, self.middle)
+
+    # ---- layers that read x
+
+    def layers_on_x(self) -> dict[str, Layer]:
+        """Return the request's half of every layer that reads x: weight [Kr, H] and bias [H], in accumulated units."""
+        backbone, head = self.network.backbone, self.network.head
+        first = backbone.levels[0] if isinstance(backbone, PLE) else backbone
+        experts = first.bottom if isinstance(first, SharedBottom) else first.experts
+        assert isinstance(experts, BatchedMLP)
+        layers = self._request_halves("expert", experts)
+        return layers | (self._request_halves("latent", head.latent) if isinstance(head, LatentHead) else {})
+
+    def _request_halves(self, name: str, network: nn.Module) -> dict[str, Layer]:
+        layer = self.quantised.layers[network][0]
+        assert layer.request_EKH is not None
+        return {f"{name} {e}": (layer.request_EKH[e], layer.bias_EH[e]) for e in range(len(layer.bias_EH))}
+
+    def _open_layers_on_x(self, x_request: str | None) -> None:
+        """Compute the request's share once: of the chains as int32 bias, of the gates as float32."""
+        w = self.writer
+        layers = self.layers_on_x()
+        share = w.reshape(self._share_of_request(x_request, list(layers.values())), [-1])
+        whole = w.op("Cast", w.op("Round", share), to=_INT32)
+        pieces = w.split(whole, [len(bias) for _, bias in layers.values()], axis=0)
+        self.shares_of_request = dict(zip(layers, pieces, strict=True))
+        for name, gates in zip(("gates", "shared gate"), gates_on_x(self.network), strict=False):
+            layer = self.quantised.layers[gates][0]
+            ((weight, bias),) = self._request_halves(name, gates).values()
+            scale = layer.scale_EH[0]
+            self.shares_of_request[name] = w.reshape(
+                self._share_of_request(x_request, [(weight * scale, bias * scale)]), [-1]
+            )
+            self.gate_layers[name] = layer
+
+    def _on_x(self, name: str) -> str:
+        """Return gate logits x·W + b [N, M·E] in float32 from bytes."""
+        w, layer = self.writer, self.gate_layers[name]
+        weight, scale = w.constant(layer.weight_EKH[0]), w.constant(layer.scale_EH[0])
+        none = w.constant(np.zeros(layer.scale_EH.shape[1], dtype=np.int8))
+        share = self.shares_of_request[name]
+        return w.microsoft("MatMulIntegerToFloat", self.x_item, weight, self.one, scale, self.middle, none, share)
+
+    def _experts_on_x(self, name: str, mlp: BatchedMLP) -> list[str]:
+        """Return each network's output as bytes [1, N, 1, H] where all read x."""
+        first, *later = self.quantised.layers[mlp]
+        image = self._image(self.x_item, self.item_width)
+        return [
+            self._chain(self._convolve(image, self.middle, first, e, self.shares_of_request[f"{name} {e}"]), later, e)
+            for e in range(len(first.scale_EH))
+        ]
+
+    # ---- other layers
+
+    def _experts(self, mlp: BatchedMLP, xs: Sequence[str]) -> list[str]:
+        """Return the outputs [1, N, 1, H] of experts that read representations, mixtures of 0…255."""
+        width = self.quantised.layers[mlp][0].weight_EKH.shape[1]
+        images = {
+            x: self._image(self.writer.op("QuantizeLinear", x, self.one, self.zero), width) for x in dict.fromkeys(xs)
+        }
+        return [self._chain(images[x], self.quantised.layers[mlp], e) for e, x in enumerate(xs)]
+
+    def _chain(self, image: str, layers: Sequence[IntegerLayer], e: int) -> str:
+        for layer in layers:
+            bias = self.writer.constant(np.rint(layer.bias_EH[e]).astype(np.int32))
+            image = self._convolve(image, self.zero, layer, e, bias)
+        return image
+
+    def _convolve(self, image: str, zero_point: str, layer: IntegerLayer, e: int, bias: str) -> str:
+        """Return one layer of network `e`: multiply, add the int32 bias, rescale, round, clip to 0…255."""
+        w = self.writer
+        weight = w.constant(layer.weight_EKH[e].T[:, :, None, None])  # [H, K, 1, 1]
+        scale = w.constant(layer.scale_EH[e])
+        none = w.constant(np.zeros(len(layer.scale_EH[e]), dtype=np.int8))
+        return w.microsoft(
+            "QLinearConv", image, self.one, zero_point, weight, scale, none, self.one, self.zero, bias,
+            channels_last=1, group=1, kernel_shape=[1, 1],
+        )  # fmt: skip
+
+    def _image(self, x: str, width: int) -> str:
+        """Return [N, K] as a channels-last image [1, N, 1, K]."""
+        return self.writer.reshape(x, [1, -1, 1, width])
+
+    def _stacked(self, experts: Sequence[str]) -> str:
+        """Return [N, E, H] as float32."""
+        w = self.writer
+        side_by_side = w.reshape(w.concat(experts, axis=3), [-1, len(experts), self.network.backbone.outputs])
+        return w.op("DequantizeLinear", side_by_side, self.one, self.zero)
+
+    def _as_float(self, expert: str) -> str:
+        w = self.writer
+        flat = w.op("Squeeze", expert, w.constant(np.array([0, 2], dtype=np.int64)))
+        return w.op("DequantizeLinear", flat, self.one, self.zero)

@@ -1,0 +1,93 @@
+"""The int8 graph's arithmetic in plain torch: what `int8_graph` must give, and its oracle.
+
+A copy of the network whose quantised parts compute with whole numbers in float64, exact up to 2^53.
+Legend: B batch, E networks, K input width, H hidden width.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model_export.quantise import ACTIVATION_STEPS, WEIGHT_STEPS, IntegerLayer, Quantised
+from training.models.network import Network
+
+
+def reference_network(quantised: Quantised) -> Network:
+    """Return a network with the outputs that the int8 graph must give."""
+    original = quantised.network
+    network = copy.deepcopy(original, {id(table): table for table in original.inputs.parameters()})
+    request_width = original.inputs.parts[0].width
+    for (name, module), twin in zip(original.named_modules(), network.modules(), strict=True):
+        del twin
+        if module not in quantised.layers:
+            continue
+        parent, _, attribute = name.rpartition(".")
+        layers = quantised.layers[module]
+        replacement = _Gates if name.endswith("gate") or name.endswith("gates") else _Networks
+        setattr(network.get_submodule(parent), attribute, replacement(layers, quantised, request_width, module))
+    return network.eval()
+
+
+class _OnX(nn.Module):
+    """Integer layers, the first of which may read x = [request part | item part]."""
+
+    def __init__(self, layers: tuple[IntegerLayer, ...], quantised: Quantised, request_width: int) -> None:
+        super().__init__()
+        self.layers, self.request_width = layers, request_width
+        self.item_scale_K = torch.from_numpy(quantised.item_scale_K)
+
+    def accumulated(self, x_BK: Tensor) -> Tensor:
+        """Return the item part's product and the request's share, [E, B, H] each, in accumulated units."""
+        layer = self.layers[0]
+        steps = (x_BK[:, self.request_width :] / self.item_scale_K).clamp(-WEIGHT_STEPS, WEIGHT_STEPS).round()
+        assert layer.request_EKH is not None
+        request = x_BK[:, : self.request_width] @ torch.from_numpy(layer.request_EKH)
+        return torch.stack(
+            [
+                steps.double() @ _whole(layer.weight_EKH),
+                request.double() + torch.from_numpy(layer.bias_EH).double()[:, None],
+            ]
+        )
+
+
+class _Networks(_OnX):
+    def __init__(self, layers: tuple[IntegerLayer, ...], quantised: Quantised, width: int, module: nn.Module) -> None:
+        super().__init__(layers, quantised, width)
+        del module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [E, B, H], whole numbers 0…255."""
+        if self.layers[0].request_EKH is not None:
+            item, share = self.accumulated(x)
+            y, later = _rescaled(item + share.round(), self.layers[0]), self.layers[1:]
+        else:
+            y, later = x.round().clamp(0, ACTIVATION_STEPS).double(), self.layers
+        for layer in later:
+            bias = torch.from_numpy(np.rint(layer.bias_EH)).double()[:, None]
+            y = _rescaled(y @ _whole(layer.weight_EKH) + bias, layer)
+        return y.float()
+
+
+class _Gates(_OnX):
+    def __init__(self, layers: tuple[IntegerLayer, ...], quantised: Quantised, width: int, module: nn.Module) -> None:
+        super().__init__(layers, quantised, width)
+        self.shape = module.get_parameter("weight").shape  # [M, K, E]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return softmax weights [M, B, E]."""
+        item, share = self.accumulated(x)
+        logits = (item + share)[0] * torch.from_numpy(self.layers[0].scale_EH[0]).double()
+        return torch.softmax(logits.float().unflatten(1, (self.shape[0], self.shape[2])), dim=2).transpose(0, 1)
+
+
+def _rescaled(accumulated: Tensor, layer: IntegerLayer) -> Tensor:
+    scale = torch.from_numpy(layer.scale_EH).double()[:, None]
+    return (accumulated * scale).round().clamp(0, ACTIVATION_STEPS)
+
+
+def _whole(weight: np.ndarray[tuple[int, ...], np.dtype[np.int8]]) -> Tensor:
+    return torch.from_numpy(weight.astype(np.float64))

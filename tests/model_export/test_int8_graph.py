@@ -1,0 +1,75 @@
+"""The int8 graph against its arithmetic in plain torch, and that against the float network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bundle.features import FeatureSchema
+from bundle.read import input_tensors
+from model_export.int8_graph import Int8Graph
+from model_export.int8_reference import reference_network
+from model_export.parity import network_outputs, open_session, run_graph
+from model_export.quantise import quantise
+from training.models.config import MODEL_NAMES
+
+WIDE = {"expert_hidden": (32, 16), "latent_hidden": (32, 16), "tower_hidden": (8,)}
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+@given(data=st.data(), tasks=st.integers(1, 4), seed=st.integers(0, 999), levels=st.integers(1, 2))
+@settings(max_examples=12, deadline=None)
+def test_graph_computes_the_integer_arithmetic_for_any_schema_and_number_of_candidates(
+    tmp_path_factory, schemas, make_network, random_rows, name, data, tasks, seed, levels
+):
+    schema, folder = data.draw(schemas), tmp_path_factory.mktemp("graph")
+    rows, tensors = random_rows(schema, 40, seed), input_tensors(schema)
+    network = make_network(name, schema, tasks, seed, levels, **WIDE)
+    quantised = quantise(network, *rows.batch(0, 40))
+    Int8Graph(quantised, tensors).write(folder)
+    session, reference = open_session(folder / "model.onnx"), reference_network(quantised)
+    for count in (1, 2, data.draw(st.integers(3, 2000))):
+        items = np.random.default_rng(seed).integers(40, size=count)
+        expected = network_outputs(reference, *rows.rows_of(3, items))
+        found = run_graph(session, rows.request(3, items, tensors))
+        assert set(found) == set(expected)
+        for output, wanted in expected.items():
+            difference = np.abs(found[output] - wanted)
+            assert np.median(difference) <= 1e-6  # equal, but for a sum that lies on the edge of two steps
+            assert difference.max() <= 1e-2
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+@given(data=st.data(), seed=st.integers(0, 999), levels=st.integers(1, 2))
+@settings(max_examples=8, deadline=None)
+def test_integers_stay_near_the_network_and_equalising_changes_nothing(
+    schemas, make_network, random_rows, name, data, seed, levels
+):
+    schema = data.draw(schemas)
+    rows = random_rows(schema, 60, seed)
+    network = make_network(name, schema, 3, seed, levels, **WIDE)
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    quantised = quantise(network, *rows.batch(0, 60))
+    for key, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[key])
+    expected = network_outputs(network, *rows.batch(0, 60))
+    equal = network_outputs(quantised.network, *rows.batch(0, 60))
+    found = network_outputs(reference_network(quantised), *rows.batch(0, 60))
+    for output, wanted in expected.items():
+        np.testing.assert_allclose(equal[output], wanted, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(found[output], wanted, rtol=0, atol=0.02)
+
+
+def test_a_standardised_value_beyond_the_calibrated_ones_is_clipped(tmp_path, make_network, random_rows):
+    encoding = {"type": "standardise", "mean": 0.0, "deviation": 1.0}
+    feature = {"name": "length", "side": "item", "kind": "numeric", "encoding": encoding}
+    schema = FeatureSchema.model_validate({"features": [feature]})
+    rows, network = random_rows(schema, 60, 1), make_network("mmoe", schema, 2, 1, **WIDE)
+    Int8Graph(quantise(network, *rows.batch(0, 60)), input_tensors(schema)).write(tmp_path)
+    largest = np.abs(rows.values).max(axis=0)
+    session = open_session(tmp_path / "model.onnx")
+    (at_limit, beyond) = (run_graph(session, {"item_values": k * largest[None, :]})["p"] for k in (1, 1000))
+    np.testing.assert_array_equal(at_limit, beyond)
