@@ -14,6 +14,7 @@ from service.observe import Observed, request_id_of
 from service.openapi import describe
 from service.routes import RANK_PATH, health_routes, rank_routes
 from service.shed import Door
+from service.v2_routes import v2_routes
 from service.worker import Worker
 
 _LOG = logging.getLogger("service.app")
@@ -28,6 +29,7 @@ def build_app(worker: Worker) -> FastAPI:
         redoc_url=None,
     )
     app.include_router(rank_routes(worker))
+    app.include_router(v2_routes(worker))
     app.include_router(health_routes(worker))
     app.add_middleware(Observed, metrics=worker.metrics)
     app.add_middleware(Door, worker=worker, path=RANK_PATH)  # added last, so outermost
@@ -50,7 +52,7 @@ def _error_handler(worker: Worker) -> Handler:
             worker.metrics.shed.labels("deadline").inc()
         elif exc.status < 500:
             worker.metrics.refused.labels(slug(type(exc))).inc()
-        return problem_response(exc, request_id_of(request))
+        return problem_response(exc, request)
 
     return answer
 
@@ -63,9 +65,12 @@ async def _http_error_handler(request: Request, exc: Exception) -> Response:
 
 async def _bug_handler(request: Request, exc: Exception) -> Response:
     _LOG.error("request %s: a bug", request_id_of(request), exc_info=exc)
-    return problem_response(ServiceError("service", found=repr(exc), expected="no bug"), request_id_of(request))
+    return problem_response(ServiceError("service", found=repr(exc), expected="no bug"), request)
 
 
-def problem_response(error: ServiceError, request_id: str) -> Response:
-    """Return an error as application/problem+json."""
-    return Response(orjson.dumps(problem(error, request_id)), error.status, error.headers, PROBLEM_MEDIA_TYPE)
+def problem_response(error: ServiceError, request: Request) -> Response:
+    """Return an error as application/problem+json; /v2 clients find what they know as `error` in it."""
+    document = problem(error, request_id_of(request))
+    if request.url.path.startswith("/v2"):
+        document["error"] = document["detail"]
+    return Response(orjson.dumps(document), error.status, error.headers, PROBLEM_MEDIA_TYPE)

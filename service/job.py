@@ -13,6 +13,7 @@ from service.snapshot import Snapshot
 from service.wire.encodings import Encoding
 from service.wire.inflate import inflate
 from service.wire.request import RankRequest
+from service.wire.v2 import Exchange
 from service.worker import Worker
 
 
@@ -23,14 +24,14 @@ class Order:
     Attributes:
         deadline: when nobody waits for the answer any more.
         taken: the body's encoding.
-        given: the answer's encoding.
+        given: the answer's encoding; a v2 exchange is both.
         compression: the body's Content-Encoding.
         request_id: the id to use where the body gives none.
     """
 
     deadline: Deadline
-    taken: Encoding
-    given: Encoding
+    taken: Encoding | Exchange
+    given: Encoding | Exchange
     compression: str
     request_id: str
 
