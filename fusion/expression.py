@@ -24,7 +24,10 @@ Node = Callable[[Mapping[str, Floats]], Value]
 TINY = 1e-12
 HUGE = 1e30
 MAX_DEPTH = 40
-_TOKEN = re.compile(r"\s+|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![A-Za-z_0-9.])|[A-Za-z_][A-Za-z_0-9]*|\*\*|[-+*/(),]")
+_TOKEN = re.compile(
+    r"\s+|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![A-Za-z_0-9.])"  # blanks, numbers
+    r"|[A-Za-z_][A-Za-z_0-9]*|\*\*|/(?!/)|[-+*(),]"  # names, operators
+)
 
 
 class ExpressionInvalid(ValueError):

@@ -166,3 +166,8 @@ def _merge_key(merged: Document, document: Document, key: str, value: Any, shift
     else:
         file, line = merged.where((key,))
         raise document.error((key,), found="the key again", expected=f"it once ({file}:{line})")
+
+
+def json_schema() -> str:
+    """Return the JSON Schema of the config, for editors."""
+    return json.dumps(FusionConfig.model_json_schema(), indent=1, sort_keys=True) + "\n"

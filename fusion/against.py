@@ -1,0 +1,96 @@
+"""A new config against the one that serves: what moves, and what a running experiment must not do.
+
+Changing a running experiment's weights, slice, variants or salt deals its users anew, so it needs a new phase; more
+or less traffic does not move anybody between variants. Knows nothing of users or models.
+"""
+
+from __future__ import annotations
+
+from fusion.errors import PhaseNeeded
+from fusion.layers import Experiment, Layer
+from fusion.policy import FusionConfig
+
+
+def compare_configs(old: FusionConfig, new: FusionConfig) -> list[str]:
+    """Return what changes, one line each, in reading order.
+
+    Raises:
+        PhaseNeeded: a running experiment was changed in a way that moves users between variants.
+    """
+    notes: list[str] = []
+    if old.version == new.version:
+        return ["nothing: the configs say the same"]
+    if old.default != new.default:
+        notes.append(f"default policy: {old.default} → {new.default} for all users in no experiment that names one")
+    for name in sorted({*old.policies, *new.policies}):
+        if name not in new.policies or name not in old.policies:
+            notes.append(f"policy {name}: {'removed' if name in old.policies else 'new'}")
+        elif old.policies[name] != new.policies[name]:
+            notes.append(f"policy {name}: {_changed(old, new, name)}")
+    if old.holdout != new.holdout:
+        kept = "users stay where they are" if old.holdout.salt == new.holdout.salt else "other users"
+        notes.append(f"holdout: {old.holdout.share:.2%} → {new.holdout.share:.2%} ({kept})")
+    before = {experiment.name: (layer, experiment) for layer in old.layers for experiment in layer.experiments}
+    after = {experiment.name: (layer, experiment) for layer in new.layers for experiment in layer.experiments}
+    for name in sorted({*before, *after}):
+        if name not in before or name not in after:
+            notes.append(f"experiment {name}: {'ends' if name in before else 'new'}")
+        else:
+            notes.extend(_compare_experiment(new, *before[name], *after[name]))
+    return notes or ["descriptions, test users or the order of keys only: no ranking changes"]
+
+
+def _changed(old: FusionConfig, new: FusionConfig, name: str) -> str:
+    first, second = (config.policies[name].model_dump(mode="json") for config in (old, new))
+    keys = [key for key in {**first, **second} if first.get(key) != second.get(key)]
+    return "; ".join(f"{key} {first.get(key)} → {second.get(key)}" for key in keys)
+
+
+def _compare_experiment(
+    config: FusionConfig, old_layer: Layer, old: Experiment, new_layer: Layer, new: Experiment
+) -> list[str]:
+    notes: list[str] = []
+    dealt = _dealing(old_layer, old)
+    now = _dealing(new_layer, new)
+    if new.phase != old.phase:
+        notes.append(f"experiment {new.name}: phase {old.phase} → {new.phase}, all users are dealt anew")
+    elif "running" in (old.status, new.status) and old.status != "draft":
+        for what in dealt:
+            if dealt[what] != now[what]:
+                raise _phase_needed(config, new_layer, new, what, f"{dealt[what]} → {now[what]}")
+    if old.status != new.status:
+        notes.append(f"experiment {new.name}: {old.status} → {new.status}")
+    if old.traffic != new.traffic and new.phase == old.phase:
+        moves = "users join" if new.traffic > old.traffic else "users leave"
+        notes.append(
+            f"experiment {new.name}: traffic {old.traffic:.2%} → {new.traffic:.2%}, "
+            f"{abs(new.traffic - old.traffic):.2%} of the slice's {moves}, nobody changes variant"
+        )
+    if old.when != new.when:
+        notes.append(f"experiment {new.name}: condition {old.when} → {new.when}, users join or leave")
+    for first, second in zip(old.variants, new.variants, strict=False):
+        if (first.policy, first.patch) != (second.policy, second.patch) and first.name == second.name:
+            notes.append(f"experiment {new.name}: what {second.name!r} does changed; its figures before are not after")
+    return notes
+
+
+def _dealing(layer: Layer, experiment: Experiment) -> dict[str, object]:
+    """Return all that decides which variant a user has, phase, traffic and condition aside."""
+    return {
+        "layer": layer.salt or layer.name,
+        "slice": list(experiment.slice),
+        "variants": [variant.name for variant in experiment.variants],
+        "weights": [variant.weight for variant in experiment.variants],
+    }
+
+
+def _phase_needed(config: FusionConfig, layer: Layer, experiment: Experiment, what: str, change: str) -> PhaseNeeded:
+    path = ("layers", config.layers.index(layer), "experiments", layer.experiments.index(experiment))
+    place = config.error((*path, {"slice": "slice"}.get(what, "variants")), found="", expected="")
+    return PhaseNeeded(
+        f"experiment {experiment.name!r}, {what}",
+        found=f"{change} in running phase {experiment.phase}",
+        expected=f"phase {experiment.phase + 1}: the change moves users between variants",
+        file=place.file,
+        line=place.line,
+    )

@@ -1,0 +1,215 @@
+"""What the fusion commands print: findings of a check, a comparison, versions, a user's variants."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fusion.against import compare_configs
+from fusion.calibration import Calibration
+from fusion.diff import Change, Difference, compare_policies, write_plot
+from fusion.errors import FusionError, RequestsInvalid
+from fusion.experiments import Assigner
+from fusion.fuse import CompiledPolicy, compile_policy
+from fusion.history import History, write_aside
+from fusion.live import compile_config
+from fusion.policies import Expression, PowerProduct, RankProduct
+from fusion.policy import FusionConfig, load_config
+from fusion.recorded import read_requests
+
+
+def print_check(file: Path, bundle: Path | None, against: Path | None, json_file: Path | None) -> int:
+    """Check a config, alone and against a bundle and an older config, and print what was found.
+
+    Raises:
+        FusionError: the first fault.
+    """
+    config = load_config(file)
+    fits = None
+    if bundle is not None:
+        tasks, has_p_up, calibrations = read_model(bundle)
+        compile_config(config, tasks, has_p_up, calibrations)
+        fits = str(bundle)
+    warnings = find_doubts(config)
+    moves = None if against is None else compare_configs(load_config(against), config)
+    console = Console(highlight=False)
+    console.print(f"{file}: good, version {config.version}", soft_wrap=True)
+    model = f"fits {fits}" if fits else "not checked against a model (--bundle)"
+    console.print(f"  {len(config.policies)} policies, {len(config.layers)} layers; {model}", soft_wrap=True)
+    for warning in warnings:
+        console.print(f"  note: {warning}", soft_wrap=True)
+    for move in moves or ():
+        console.print(f"  moves: {move}", soft_wrap=True)
+    _write_json(json_file, {"version": config.version, "bundle": fits, "notes": warnings, "moves": moves})
+    return 0
+
+
+def find_doubts(config: FusionConfig) -> list[str]:
+    """Return what is allowed in a config but may not be meant, one line each."""
+    doubts = []
+    for name, policy in config.policies.items():
+        multiplies = isinstance(policy, PowerProduct | RankProduct) and policy.p_up > 0
+        multiplies |= isinstance(policy, Expression) and "p_up" in policy.expression
+        if policy.signal == "joint" and multiplies:
+            doubts.append(f"policy {name}: joint probabilities already hold P(UP), and p_up multiplies it in again")
+    used = {config.default}
+    for layer in config.layers:
+        for experiment in layer.experiments:
+            used.update(variant.policy for variant in experiment.variants if variant.policy)
+            if not any(variant.policy or variant.patch for variant in experiment.variants):
+                doubts.append(f"experiment {experiment.name}: no variant changes anything (an A/A test)")
+    if unused := sorted(set(config.policies) - used):
+        doubts.append(f"policies in no use: {', '.join(unused)}")
+    return doubts
+
+
+def read_model(bundle: Path) -> tuple[list[str], bool, dict[str, Calibration]]:
+    """Return task names, whether there is a latent, and calibrations, from a bundle's manifest.
+
+    Raises:
+        FusionError: no manifest that names tasks and outputs.
+    """
+    file = bundle / "manifest.json"
+    try:
+        manifest = json.loads(file.read_bytes())
+        tasks = [task["name"] for task in manifest["tasks"]]
+        outputs = {output["name"] for output in manifest["outputs"]}
+        calibrations = {
+            task["name"]: Calibration(task["calibration"]["temperature"], task["calibration"]["offset"])
+            for task in manifest["tasks"]
+            if task.get("calibration")
+        }
+    except OSError as exc:
+        raise FusionError(str(file), found=exc.strerror, expected="a bundle's manifest") from exc
+    except (ValueError, KeyError, TypeError) as exc:
+        raise FusionError(str(file), found=f"{type(exc).__name__}: {exc}", expected="a bundle's manifest") from exc
+    return tasks, "p_up" in outputs, calibrations
+
+
+def print_diff(args: argparse.Namespace) -> int:
+    """Compare two policies on recorded requests and print the comparison.
+
+    Raises:
+        FusionError: a policy, or the requests, cannot be used.
+    """
+    if args.top < 1:
+        raise FusionError("--top", found=args.top, expected="at least 1")
+    requests = read_requests(args.requests, args.url)
+    tasks, outputs = requests[0].tasks, requests[0].probabilities
+    has_p_up = outputs.p_up_N is not None and outputs.p_joint_NT is not None
+    control = find_policy(args.control, args.config, tasks, has_p_up)
+    treatment = find_policy(args.treatment, args.config, tasks, has_p_up)
+    difference = compare_policies(control, treatment, requests, args.top)
+    Console(highlight=False).print(difference_table(difference, args.control, args.treatment))
+    if args.plot is not None:
+        write_plot(args.plot, difference, args.control, args.treatment)
+    _write_json(args.json, {"control": args.control, "treatment": args.treatment, **difference.to_json()})
+    return 0
+
+
+def find_policy(name: str, config_path: Path, tasks: tuple[str, ...], has_p_up: bool) -> CompiledPolicy:
+    """Return the policy NAME of the config at hand, or FILE:NAME, compiled for the tasks.
+
+    Raises:
+        FusionError: no such policy, or it does not fit the tasks.
+    """
+    file, _, short = name.rpartition(":")
+    config = load_config(Path(file) if file else config_path)
+    if short not in config.policies:
+        raise FusionError("policy", found=repr(name), expected=f"one of {', '.join(sorted(config.policies))}")
+    return compile_policy(config.policies[short], tasks, has_p_up, config.negative_tasks)
+
+
+def difference_table(difference: Difference, control: str, treatment: str) -> Table:
+    """Return the comparison as a table for a terminal."""
+    title = f"{control} → {treatment}: {difference.requests} requests, {difference.candidates} candidates"
+    table = Table(title=title, caption="expected = by the model's own probabilities; outcomes need an experiment")
+    table.add_column("figure")
+    for column in (control, treatment, "change", "95 % interval of the difference"):
+        table.add_column(column, justify="right")
+    top = difference.top_k
+    table.add_row(f"overlap of the top {top}", "", f"{difference.overlap:.3f}", "", "")
+    table.add_row(f"same top {top} in the same order", "", f"{difference.same_top:.1%}", "", "")
+    table.add_row("Kendall τ of the orders", "", f"{difference.kendall_tau:.3f}", "", "")
+    table.add_row("mean move, positions", "", f"{difference.mean_move:.1f}", "", "")
+    for task, change in difference.tasks.items():
+        table.add_row(f"expected {task} in the top {top}", *_cells(change))
+    if difference.p_up is not None:
+        table.add_row(f"mean P(UP) in the top {top}", *_cells(difference.p_up))
+    return table
+
+
+def _cells(change: Change) -> list[str]:
+    lift = "" if change.lift is None else f"{change.lift:+.2%}"
+    interval = "" if change.low is None else f"{change.low:+.4f} … {change.high:+.4f}"
+    return [f"{change.control:.4f}", f"{change.treatment:.4f}", lift, interval]
+
+
+def print_history(state: Path) -> int:
+    """Print the stored versions and which one is pinned."""
+    history = History(state)
+    pinned = history.pinned()
+    table = Table(title=f"Fusion configs that served ({state})")
+    for column in ("version", "last began to serve (UTC)", ""):
+        table.add_column(column, no_wrap=True)
+    for stored in history.versions():
+        began = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(stored.last_active))
+        table.add_row(stored.version[:23], began, "pinned" if stored.version == pinned else "")
+    Console(highlight=False).print(table)
+    return 0
+
+
+def roll_back(state: Path, version: str | None) -> int:
+    """Pin the version that starts like this; None lets the config on disk serve again."""
+    history = History(state)
+    by = f"command:{getpass.getuser()}"
+    console = Console(highlight=False)
+    if version is None:
+        history.unpin(by=by)
+        console.print("not pinned: the config on disk serves")
+        return 0
+    full = history.resolve(version)
+    history.pin(full, by=by)
+    console.print(f"pinned {full}; `--clear` lets the config on disk serve again", soft_wrap=True)
+    return 0
+
+
+def print_assignment(path: Path, user: str, context_text: str, json_file: Path | None) -> int:
+    """Print which variants a user has and why.
+
+    Raises:
+        FusionError: a config or context that does not read.
+    """
+    try:
+        context: Any = json.loads(context_text)
+    except ValueError as exc:
+        raise RequestsInvalid("--context", found=str(exc), expected="a JSON object") from exc
+    if not isinstance(context, dict):
+        raise RequestsInvalid("--context", found=type(context).__name__, expected="a JSON object")
+    reasons = Assigner(load_config(path)).explain(user, context)
+    table = Table(title=f"Variants of user {user!r}")
+    for column in ("layer", "experiment", "variant", "why"):
+        table.add_column(column)
+    for reason in reasons:
+        table.add_row(reason.layer, reason.experiment, reason.variant or "-", reason.why)
+    Console(highlight=False).print(table if reasons else "no experiments in this config")
+    answer = [
+        {"layer": r.layer, "experiment": r.experiment, "variant": r.variant, "why": r.why} for r in reasons
+    ]
+    _write_json(json_file, {"user": user, "experiments": answer})
+    return 0
+
+
+def _write_json(file: Path | None, data: dict[str, Any]) -> None:
+    if file is not None:
+        try:
+            write_aside(file, (json.dumps(data, indent=2) + "\n").encode())
+        except OSError as exc:
+            raise FusionError(str(file), found=exc.strerror, expected="a file to write") from exc

@@ -1,0 +1,120 @@
+"""The commands: what they print, write and refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import cli
+from fusion.history import History
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run_command(*args):
+        code = cli.main([str(arg) for arg in args])
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return run_command
+
+
+def bundle(folder, tasks, outputs=("p", "p_joint", "p_up")):
+    manifest = {"tasks": [{"name": task} for task in tasks], "outputs": [{"name": name} for name in outputs]}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_every_shipped_config_is_good(run):
+    files = [CONFIGS / "fusion.yaml", *sorted((CONFIGS / "fusion").glob("*.yaml"))]
+    assert len(files) >= 3
+    for file in files:
+        assert run("fusion", "check", file)[0] == 0
+
+
+def test_check_says_whether_a_config_fits_a_bundle(run, tmp_path):
+    full = ("click", "like", "follow", "comment", "forward")
+    code, text = run("fusion", "check", CONFIGS / "fusion.yaml", "--bundle", bundle(tmp_path, full))
+    assert (code, "fits" in text) == (0, True)
+    code, text = run("fusion", "check", CONFIGS / "fusion.yaml", "--bundle", bundle(tmp_path, full[:2]))
+    assert code == 2
+    assert "fusion.yaml:14: policies.feed.weights.follow: got a name that the model does not have" in text
+    code, text = run("fusion", "check", CONFIGS / "fusion.yaml", "--bundle", bundle(tmp_path, full, ["p"]))
+    assert (code, "a model without a latent" in text) == (2, True)
+    code, text = run("fusion", "check", CONFIGS / "fusion.yaml", "--bundle", tmp_path / "none")
+    assert (code, "want a bundle's manifest" in text) == (2, True)
+
+
+def test_check_tells_a_policy_that_multiplies_p_up_into_joint_probabilities(run, tmp_path):
+    file = tmp_path / "f.yaml"
+    product = "formula: power_product, weights: {click: 1}, p_up: 1"
+    for text in ("formula: expression, expression: click * p_up", product):
+        file.write_text(f"default: a\npolicies:\n  a: {{{text}}}\n")
+        assert "joint probabilities already hold P(UP)" in run("fusion", "check", file)[1]
+
+
+def test_check_against_names_what_moves_and_writes_json(run, tmp_path):
+    old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
+    text = (CONFIGS / "fusion.yaml").read_text()
+    old.write_text(text)
+    new.write_text(text.replace("p_up: 0.5", "p_up: 0.7"))
+    code, printed = run("fusion", "check", new, "--against", old, "--json", tmp_path / "o.json")
+    assert code == 0
+    assert "moves: policy feed: p_up 0.5 → 0.7" in printed
+    assert json.loads((tmp_path / "o.json").read_text())["moves"] == ["policy feed: p_up 0.5 → 0.7"]
+
+
+def test_diff_prints_a_table_and_writes_figures(run, tmp_path):
+    tasks = ["click", "like", "follow", "comment", "forward"]
+    p = [[(row * column % 7) / 10 for column in range(1, 6)] for row in range(12)]
+    request = {"tasks": tasks, "p": p, "p_joint": p, "p_up": [row / 12 for row in range(12)]}
+    (tmp_path / "r.jsonl").write_text(json.dumps(request))
+    options = ["--requests", tmp_path / "r.jsonl", "--config", CONFIGS / "fusion.yaml", "--top", 3]
+    code, text = run(
+        "fusion", "diff", "--control", "feed_without_up", "--treatment", f"{CONFIGS / 'fusion.yaml'}:feed", *options,
+        "--json", tmp_path / "d.json",
+    )  # fmt: skip
+    assert code == 0
+    for part in ("Kendall", "expected click in the top 3", "mean P(UP) in the top 3"):
+        assert part in text
+    assert json.loads((tmp_path / "d.json").read_text())["requests"] == 1
+    code, text = run("fusion", "diff", "--control", "x", "--treatment", "feed", *options)
+    assert (code, "policy: got 'x', want one of feed, feed_without_up" in text) == (2, True)
+
+
+def test_rollback_pins_a_version_that_history_lists(run, tmp_path):
+    history = History(tmp_path)
+    version = history.record({"f.yaml": (CONFIGS / "fusion.yaml").read_bytes()})
+    assert run("fusion", "rollback", "--state", tmp_path, "--to", version[7:14])[0] == 0
+    assert history.pinned() == version
+    code, text = run("fusion", "history", "--state", tmp_path)
+    assert (code, version[:19] in text, "pinned" in text) == (0, True, True)
+    assert run("fusion", "rollback", "--state", tmp_path, "--clear")[0] == 0
+    assert history.pinned() is None
+    assert run("fusion", "rollback", "--state", tmp_path, "--to", "0000")[0] == 2
+
+
+def test_assign_says_which_variants_and_why(run, tmp_path):
+    out = tmp_path / "a.json"
+    config = CONFIGS / "fusion/experiment.yaml"
+    code, text = run("ab", "assign", "--config", config, "--user", "712", "--context", '{"tab": 1}', "--json", out)
+    assert code == 0
+    assert "bucket" in text
+    assert {one["layer"] for one in json.loads(out.read_text())["experiments"]} == {"ranking", "diversity"}
+    assert run("ab", "assign", "--config", config, "--user", "1", "--context", "[]")[0] == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["ab", "assign"], *(["fusion", name] for name in ("check", "diff", "history", "rollback", "schema", "benchmark"))],
+)
+def test_help_ends_with_an_example(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--help"])
+    assert f"dlen {' '.join(command)}" in capsys.readouterr().out.split("example:")[1]
