@@ -1,12 +1,13 @@
-"""`dlen export` and `dlen evaluate`: reading arguments and printing; the work is done elsewhere."""
+"""`dlen export`, `dlen evaluate`, `dlen benchmark graph`: arguments and printing; the work is done elsewhere."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from bundle.manifest import PrecisionGate
@@ -47,6 +48,40 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     evaluate.add_argument("--split", choices=("train", "validation", "test"), default="test")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     evaluate.set_defaults(run=_evaluate)
+    _register_benchmark(_benchmarks(commands))
+
+
+def _benchmarks(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> argparse._SubParsersAction[argparse.ArgumentParser]:
+    """Return the sub-parsers of `dlen benchmark`, which another folder may have begun."""
+    benchmark = commands.choices.get("benchmark")
+    if benchmark is None:
+        benchmark = commands.add_parser("benchmark", help="measure against other libraries")
+    for action in benchmark._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return action
+    return benchmark.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
+
+
+def _register_benchmark(benchmarks: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = benchmarks.add_parser(
+        "graph",
+        help="serving graphs against torch's own export, on one core",
+        description="Measure the fp32 and int8 serving graphs against torch.onnx.export of the same network: CPU time "
+        "of one thread, graphs in turns, medians. Without --run: random weights, 24 features of 16 numbers (14 of them "
+        "the request's), five tasks.",
+        epilog="example:\n  dlen benchmark graph --candidates 100 500 --profile 500 --json graph.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = command.add_mutually_exclusive_group()
+    what.add_argument("--run", type=Path, dest="run_folder", metavar="RUN", help="folder made by `dlen train`")
+    what.add_argument("--model", default="dlen-mmoe", metavar="NAME", help="default: dlen-mmoe")
+    command.add_argument("--candidates", type=int, nargs="+", default=[20, 100, 500, 2000], metavar="N")
+    command.add_argument("--rounds", type=int, default=20, metavar="K", help="measured rounds (default: 20)")
+    command.add_argument("--profile", type=int, metavar="N", help="also show each graph's operators at N candidates")
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    command.set_defaults(run=_benchmark_graph)
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -121,3 +156,44 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.json:
         write_file(args.json, json.dumps(document, indent=1).encode())
     return 0
+
+
+def _benchmark_graph(args: argparse.Namespace) -> int:
+    import json
+
+    from rich.console import Console
+
+    from bundle.files import write_file
+    from model_export.benchmark import benchmark_graphs, reference_subject, run_subject
+
+    console = Console(soft_wrap=True, highlight=False)
+    subject = reference_subject(args.model) if args.run_folder is None else run_subject(args.run_folder)
+    document = benchmark_graphs(
+        subject, args.candidates, rounds=args.rounds, profile_at=args.profile, say=lambda news: console.print(news)
+    )
+    _print_benchmark(console, document)
+    if args.json:
+        write_file(args.json, json.dumps(document, indent=1).encode())
+    return 0
+
+
+def _print_benchmark(console: Console, document: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    shown = Table("N", "graph", "ms", "speed", "max |Δp|", title=f"{document['model']}, one thread")
+    for point in document["candidates"]:
+        for name, figures in point["graphs"].items():
+            numbers = (f"{figures['ms']:.3f}", f"{figures['speedup']:.2f}×", f"{figures['max_abs_change']:.1g}")
+            shown.add_row(str(point["n"]), name, *numbers)
+    console.print(shown)
+    ceilings = ", ".join(f"{name} {value:.0f} GOP/s" for name, value in document["ceilings"].items())
+    console.print(f"this core in products alone: {ceilings}")
+    for name, operators in document["profiles"].items():
+        table = Table("operator", "output", "nodes", "µs", "GOP/s", title=f"{name}, by operator")
+        for row in operators[:16]:
+            rate = row["operations"] / row["microseconds"] / 1e3 if row["operations"] else None
+            shape = "×".join(map(str, row["shape"]))
+            table.add_row(
+                row["operator"], shape, str(row["nodes"]), f"{row['microseconds']:.0f}", f"{rate:.0f}" if rate else ""
+            )
+        console.print(table)

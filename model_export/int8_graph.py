@@ -19,6 +19,7 @@ from torch import nn
 
 from bundle.manifest import ITEM_CODES, ITEM_VALUES, Tensor
 from model_export.graph import Layer, ServingGraph, array
+from model_export.onnx_writer import GraphWriter
 from model_export.quantise import (
     ITEM_ZERO_POINT,
     WEIGHT_STEPS,
@@ -169,14 +170,7 @@ class Int8Graph(ServingGraph):
 
     def _convolve(self, image: str, zero_point: str, layer: IntegerLayer, e: int, bias: str) -> str:
         """Return one layer of network `e`: multiply, add the int32 bias, rescale, round, clip to 0…255."""
-        w = self.writer
-        weight = w.constant(layer.weight_EKH[e].T[:, :, None, None])  # [H, K, 1, 1]
-        scale = w.constant(layer.scale_EH[e])
-        none = w.constant(np.zeros(len(layer.scale_EH[e]), dtype=np.int8))
-        return w.microsoft(
-            "QLinearConv", image, self.one, zero_point, weight, scale, none, self.one, self.zero, bias,
-            channels_last=1, group=1, kernel_shape=[1, 1],
-        )  # fmt: skip
+        return convolve(self.writer, image, zero_point, layer.weight_EKH[e], layer.scale_EH[e], bias)
 
     def _image(self, x: str, width: int) -> str:
         """Return [N, K] as a channels-last image [1, N, 1, K]."""
@@ -192,3 +186,16 @@ class Int8Graph(ServingGraph):
         w = self.writer
         flat = w.op("Squeeze", expert, w.constant(np.array([0, 2], dtype=np.int64)))
         return w.op("DequantizeLinear", flat, self.one, self.zero)
+
+
+def convolve(
+    w: GraphWriter, image: str, zero_point: str, weight_KH: NDArray[np.int8], scale_H: NDArray[np.float32], bias: str
+) -> str:
+    """Return bytes [1, N, 1, H] from bytes [1, N, 1, K]: a product with s8 weights, rescaled and clipped."""
+    one, zero = w.constant(np.array(1, dtype=np.float32)), w.constant(np.array(0, dtype=np.uint8))
+    weight, scale = w.constant(weight_KH.T[:, :, None, None]), w.constant(scale_H)
+    none = w.constant(np.zeros(len(scale_H), dtype=np.int8))
+    return w.microsoft(
+        "QLinearConv", image, one, zero_point, weight, scale, none, one, zero, bias,
+        channels_last=1, group=1, kernel_shape=[1, 1],
+    )  # fmt: skip

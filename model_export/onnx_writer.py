@@ -71,12 +71,13 @@ class GraphWriter:
         """Write the graph, its large constants in an external file that serving processes map and share."""
         for tensor, edge in outputs:
             self._nodes.append(helper.make_node("Identity", [edge], [tensor.name]))
+        read = {edge for node in self._nodes for edge in node.input}
         graph = helper.make_graph(
             self._nodes,
             "ranker",
             [_value_info(tensor) for tensor in inputs],
             [_value_info(tensor) for tensor, _ in outputs],
-            self._constants,
+            [constant for constant in self._constants if constant.name in read],
         )
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid(x, VERSIONS[x]) for x in self._domains], ir_version=IR_VERSION

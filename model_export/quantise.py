@@ -92,7 +92,7 @@ def quantise(network: Network, codes: Tensor, values: Tensor) -> Quantised:
 
 def equalise(network: Network, maxima: dict[str, list[Tensor]]) -> Network:
     """Return an equal network, embedding tables shared, whose activations of those maxima span 0…255."""
-    level = _copy_without_tables(network)
+    level = copy_without_tables(network)
     names = {module: name for name, module in level.named_modules()}
     for mlp, _ in _integer_networks(level):
         scales = [_channel_scale(maximum) for maximum in maxima[names[mlp]]]
@@ -177,7 +177,8 @@ def _readers(network: Network, mlp: BatchedMLP) -> list[Tensor]:
     return [head.towers.weights[0] if len(head.towers.weights) else head.weight]
 
 
-def _copy_without_tables(network: Network) -> Network:
+def copy_without_tables(network: Network) -> Network:
+    """Return a copy in evaluation mode that shares the embedding tables."""
     tables = {id(table): table for table in network.inputs.parameters()}
     return copy.deepcopy(network, tables).eval()
 

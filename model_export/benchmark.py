@@ -1,0 +1,227 @@
+"""How fast one core runs a network's serving graphs, against torch's own export of it.
+
+All graphs are run in turns within each round, so that a busy machine slows all alike; times are CPU time of
+the calling thread (graphs have one thread), medians over rounds. Weights are random unless a run is given:
+they decide no time, only what int8 changes.
+
+Legend: N candidates.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+
+from bundle.features import FeatureSchema
+from bundle.golden import Arrays
+from bundle.manifest import MODEL_FILE, P, Tensor
+from bundle.read import input_tensors
+from model_export.graph import write_serving_graph
+from model_export.int8_graph import Int8Graph, convolve
+from model_export.onnx_writer import GraphWriter
+from model_export.operators import profile_graph
+from model_export.parity import SampleRows, open_session, sample_rows
+from model_export.plain_export import CODES, VALUES, unrolled, write_plain_export
+from model_export.quantise import quantise
+from training.models.config import ModelConfig, ModelName
+from training.models.initialise import initialise
+from training.models.network import Network
+from training.run import read_run
+
+EXPORTED, UNROLLED, FP32, INT8 = "torch export", "torch export, unrolled", "fp32", "int8"
+REQUESTS = 8
+_SAMPLE_ROWS = 4000
+_CEILING_LAYERS, _CEILING_WIDTH = 8, 256
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: a network, its graph inputs, and rows to rank."""
+
+    network: Network
+    schema: FeatureSchema
+    rows: SampleRows
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Graph inputs."""
+        return input_tensors(self.schema)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph on disk and the inputs it takes for each request."""
+
+    path: Path
+    session: onnxruntime.InferenceSession
+    by_request: bool
+
+
+def reference_subject(model: ModelName, *, request_features: int = 14, item_features: int = 10) -> Subject:
+    """Return a random network over features of 20,000 values and 16 numbers each, five tasks."""
+    torch.manual_seed(0)
+    sides = ["user"] * request_features + ["item"] * item_features
+    features = [
+        {
+            "name": f"{side}_{index}",
+            "side": side,
+            "kind": "categorical",
+            "value_type": "integer",
+            "embedding_size": 16,
+            "encoding": {"type": "hash", "buckets": 20_000},
+        }
+        for index, side in enumerate(sides)
+    ]
+    schema = FeatureSchema.model_validate({"features": features})
+    network = Network(ModelConfig(name=model, embedding_std=1.0), schema, 5).eval()
+    initialise(network, np.linspace(0.3, 0.01, 5), tuple("abcde"))
+    codes = np.random.default_rng(0).integers(0, 20_002, size=(_SAMPLE_ROWS, len(sides))).astype(np.int32)
+    return Subject(network, schema, SampleRows(codes, np.zeros((len(codes), 0), np.float32), request_features, 0))
+
+
+def run_subject(folder: Path) -> Subject:
+    """Return the trained network of a run and the validation rows kept with it.
+
+    Raises:
+        RunInvalid: the run is not finished or broken.
+    """
+    run = read_run(folder)
+    return Subject(run.trained_network(), run.schema, sample_rows(run))
+
+
+def benchmark_graphs(
+    subject: Subject,
+    candidates: Sequence[int],
+    *,
+    rounds: int,
+    profile_at: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Return the figures: per N the time of each graph and its largest difference, ceilings, profiles."""
+    with tempfile.TemporaryDirectory() as folder:
+        say("writing graphs")
+        graphs = _write_graphs(subject, Path(folder))
+        document: dict[str, Any] = {
+            "model": subject.network.config.name,
+            "onnxruntime": onnxruntime.__version__,
+            "weights_mb": {name: _size_mb(graph.path) for name, graph in graphs.items()},
+            "candidates": [],
+            "ceilings": _ceilings(Path(folder), rounds),
+            "profiles": {},
+        }
+        for count in candidates:
+            say(f"N = {count}")
+            document["candidates"].append({"n": count, "graphs": _measure(subject, graphs, count, rounds)})
+        if profile_at is not None:
+            for name, graph in graphs.items():
+                inputs = _request(subject, graph, profile_at, np.random.default_rng(1))
+                document["profiles"][name] = [asdict(row) for row in profile_graph(graph.path, inputs)]
+    return document
+
+
+def _write_graphs(subject: Subject, folder: Path) -> dict[str, Graph]:
+    widths = {"codes": subject.rows.codes.shape[1], "values": subject.rows.values.shape[1]}
+    paths: dict[str, Path] = {}
+    for name, network in ((EXPORTED, subject.network), (UNROLLED, unrolled(subject.network))):
+        paths[name] = folder / f"{len(paths)}.onnx"
+        write_plain_export(network, paths[name], **widths)
+    quantised = quantise(subject.network, *subject.rows.batch(0, len(subject.rows.codes)))
+    for name in (FP32, INT8):
+        (folder / name).mkdir()
+        paths[name] = folder / name / MODEL_FILE
+    write_serving_graph(subject.network, subject.schema, folder / FP32)
+    Int8Graph(quantised, subject.tensors).write(folder / INT8)
+    return {name: Graph(path, open_session(path), name in (FP32, INT8)) for name, path in paths.items()}
+
+
+def _request(subject: Subject, graph: Graph, count: int, random: np.random.Generator) -> Arrays:
+    """Return the inputs of a random request of `count` candidates, as the graph takes them."""
+    row, items = int(random.integers(len(subject.rows.codes))), random.integers(len(subject.rows.codes), size=count)
+    if graph.by_request:
+        return subject.rows.request(row, items, subject.tensors)
+    codes, values = subject.rows.rows_of(row, items)
+    given = {node.name for node in graph.session.get_inputs()}
+    whole: Arrays = {CODES: codes.numpy(), VALUES: values.numpy()}
+    return {name: array for name, array in whole.items() if name in given}
+
+
+def _measure(subject: Subject, graphs: dict[str, Graph], count: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Return each graph's median milliseconds, how often it fits into the export's, and its largest |Δp|."""
+    requests = {
+        name: [_request(subject, graph, count, np.random.default_rng(k)) for k in range(REQUESTS)]
+        for name, graph in graphs.items()
+    }
+    exact = [graphs[EXPORTED].session.run(None, inputs)[0] for inputs in requests[EXPORTED]]
+    errors = {
+        name: max(
+            float(np.abs(graphs[name].session.run([_p(graph)], inputs)[0] - wanted).max())
+            for inputs, wanted in zip(requests[name], exact, strict=True)
+        )
+        for name, graph in graphs.items()
+    }
+    times = _times_ms({name: _runner(graph, requests[name]) for name, graph in graphs.items()}, rounds)
+    base = times[EXPORTED]
+    return {name: {"ms": ms, "speedup": base / ms, "max_abs_change": errors[name]} for name, ms in times.items()}
+
+
+def _p(graph: Graph) -> str:
+    return P if graph.by_request else str(graph.session.get_outputs()[0].name)
+
+
+def _runner(graph: Graph, requests: Sequence[Arrays]) -> Callable[[], object]:
+    turn = itertools.cycle(requests)
+    return lambda: graph.session.run(None, next(turn))
+
+
+def _times_ms(runners: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Return the median CPU milliseconds of each, all of them in turns."""
+    taken: dict[str, list[int]] = {name: [] for name in runners}
+    for round_number in range(rounds + 2):
+        for name, run in runners.items():
+            run()  # caches hold the previous graph's weights
+            begun = time.thread_time_ns()
+            run()
+            if round_number >= 2:
+                taken[name].append(time.thread_time_ns() - begun)
+    return {name: float(np.median(ns)) / 1e6 for name, ns in taken.items()}
+
+
+def _ceilings(folder: Path, rounds: int) -> dict[str, float]:
+    """Return the GOP/s that one core reaches in nothing but products of [500, 256] and [256, 256]."""
+    width, layers, rows = _CEILING_WIDTH, _CEILING_LAYERS, 500
+    paths = {name: folder / f"ceiling-{name}" for name in (FP32, INT8)}
+    for name, path in paths.items():
+        path.mkdir()
+        w = GraphWriter()
+        one, zero = w.constant(np.array(1, np.float32)), w.constant(np.array(0, np.uint8))
+        x = "x" if name == FP32 else w.reshape(w.op("QuantizeLinear", "x", one, zero), [1, -1, 1, width])
+        weights = np.random.default_rng(0).integers(-100, 100, size=(layers, width, width))
+        for weight in weights:
+            if name == FP32:
+                x = w.op(
+                    "Gemm", x, w.constant(weight.astype(np.float32) / 1000), w.constant(np.zeros(width, np.float32))
+                )
+            else:
+                bias = w.constant(np.zeros(width, np.int32))
+                x = convolve(w, x, zero, weight.astype(np.int8), np.full(width, 1e-4, np.float32), bias)
+        y = x if name == FP32 else w.op("DequantizeLinear", w.reshape(x, [-1, width]), one, zero)
+        tensors = [Tensor(name=end, dtype="float32", shape=("N", width)) for end in ("x", "y")]
+        w.write(path, MODEL_FILE, tensors[:1], [(tensors[1], y)])
+    inputs: Arrays = {"x": np.random.default_rng(0).uniform(0, 255, size=(rows, width)).astype(np.float32)}
+    runners = {name: _runner(Graph(p, open_session(p / MODEL_FILE), True), [inputs]) for name, p in paths.items()}
+    operations = 2 * rows * width * width * layers
+    return {name: operations / ms / 1e6 for name, ms in _times_ms(runners, rounds).items()}
+
+
+def _size_mb(path: Path) -> float:
+    beside = [path] if path.name != MODEL_FILE else list(path.parent.iterdir())
+    return sum(file.stat().st_size for file in beside) / 1e6
