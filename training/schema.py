@@ -185,17 +185,21 @@ def _parsed(model: type[_M], path: Path, document: dict[str, object]) -> _M:
         return model.model_validate(document)
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
-        place = _place(first["loc"], document)
+        missing = first["type"] == "missing"
+        place = _place(first["loc"], document, missing=missing)
         found = first["input"]
         shown = repr(found) if isinstance(found, str | int | float | bool | None) else type(found).__name__
         more = f" (and {exc.error_count() - 1} more)" if exc.error_count() > 1 else ""
-        if first["type"] == "missing":
+        if missing:
             shown = "nothing"
-        raise DatasetSchemaInvalid(f"{path}: {place}", found=shown[:80], expected=first["msg"] + more) from None
+        elif first["type"] == "value_error":  # raised by a check of ours, of parts that are valid one by one
+            shown = "a contradiction"
+        expected = first["msg"].removeprefix("Value error, ") + more
+        raise DatasetSchemaInvalid(f"{path}: {place}", found=shown[:80], expected=expected) from None
 
 
-def _place(location: tuple[int | str, ...], document: object) -> str:
-    """Return a dotted path in which list entries that have a name are shown by it."""
+def _place(location: tuple[int | str, ...], document: object, *, missing: bool) -> str:
+    """Return a dotted path in which list entries that have a name are shown by it, without pydantic's union tags."""
     parts: list[str] = []
     for key in location:
         if isinstance(document, list) and isinstance(key, int) and key < len(document):
@@ -205,7 +209,7 @@ def _place(location: tuple[int | str, ...], document: object) -> str:
         elif isinstance(document, dict) and key in document:
             document = document[key]
             parts.append(str(key))
-        elif not isinstance(document, dict) or key == location[-1]:
+        elif missing and key == location[-1]:
             parts.append(str(key))
     return ".".join(parts) or "document"
 

@@ -13,6 +13,7 @@ import polars as pl
 
 DAY = "day"
 """Column with the day number, in the log and in the rows."""
+_UNIT = float(1 << 20)
 SHOWN = "shown"
 """Column of the log that is null in rows whose day is not known exactly (they come before all others)."""
 
@@ -93,12 +94,13 @@ def _before(rows: pl.DataFrame, log: pl.DataFrame, keys: tuple[str, ...], outcom
         .agg(
             pl.len().cast(pl.Int64).alias("rows"),
             *(pl.col(outcome).count().cast(pl.Int64).alias(f"n_{outcome}") for outcome in outcomes),
-            *(pl.col(outcome).cast(pl.Float64).sum().alias(f"sum_{outcome}") for outcome in outcomes),
+            *((pl.col(outcome) * _UNIT).round().cast(pl.Int64).sum().alias(f"sum_{outcome}") for outcome in outcomes),
         )
         .sort(DAY)
     )
+    # sums are of whole units, so that they are exact and no order of rows or threads shows in a feature
     totals = pl.exclude(*keys, DAY).cum_sum()
-    daily = daily.with_columns(totals.over(*keys) if keys else totals)
+    daily = daily.with_columns(totals.over(*keys) if keys else totals).with_columns(pl.col("^sum_.*$") / _UNIT)
     return _joined(rows, daily.collect(), keys)
 
 

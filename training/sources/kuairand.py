@@ -31,6 +31,7 @@ _VIDEO_COLUMNS = (
     "video_id", "author_id", "video_type", "upload_type", "video_duration", "server_width", "server_height",
     "music_id", "music_type", "tag",
 )  # fmt: skip
+_LENGTH_BOUNDS_S = (7, 12, 18, 30, 60, 120, 240)
 _LOG_COLUMNS = (*REPEAT_KEY, "date", "hourmin", *OUTCOMES, "play_time_ms", "duration_ms", "is_profile_enter", "tab")
 
 _CLICK, _LONG, _LIKE = Rate("click", 10), Rate("long_view", 10), Rate("like", 20)
@@ -91,8 +92,12 @@ class KuaiRandSource:
 
     def stage(self, folder: Path) -> tuple[Shards, int]:
         """Return the rows with every feature that this source can make, and the number of repeated rows."""
-        log, dropped = read_log(self.files())
-        rows = with_features(log, self.files())
+        try:
+            log, dropped = read_log(self.files())
+            rows = with_features(log, self.files())
+        except pl.exceptions.PolarsError as exc:
+            reason = " ".join(str(exc).split())[:160]
+            raise SourceUnreadable(str(self.input), found=reason, expected="values of the official layout") from None
         path = folder / "rows.parquet"
         rows.write_parquet(path)
         return open_shards([path]), dropped
@@ -192,13 +197,15 @@ def _exposures(path: Path, videos: pl.DataFrame, day: int) -> pl.DataFrame:
 def _videos(path: Path) -> pl.DataFrame:
     """Return the video profiles with derived columns, one row per video."""
     frame = _read_csv(path, _VIDEO_COLUMNS, {"tag": pl.String, "music_type": pl.Float64, "video_duration": pl.Float64})
+    tags = pl.col("tag").str.split(",").list.eval(pl.element().filter(pl.element() != "").cast(pl.Int64))
     seconds = pl.col("video_duration") / 1000
+    band = pl.sum_horizontal((seconds > bound).cast(pl.Int64) for bound in _LENGTH_BOUNDS_S)
     return frame.unique("video_id", keep="first", maintain_order=True).with_columns(
-        pl.col("tag").str.split(",").list.eval(pl.element().cast(pl.Int64)).alias("tags"),
-        pl.col("tag").str.split(",").list.first().cast(pl.Int64).alias("main_tag"),
+        tags.alias("tags"),
+        tags.list.first().alias("main_tag"),
         pl.col("music_type").cast(pl.Int64),
         seconds.alias("duration_s"),
-        seconds.cut([7, 12, 18, 30, 60, 120, 240]).to_physical().cast(pl.Int64).fill_null(-1).alias("length_band"),
+        pl.when(seconds.is_null()).then(-1).otherwise(band).alias("length_band"),
         (pl.col("server_height") / pl.col("server_width")).fill_nan(None).alias("height_to_width"),
     )
 

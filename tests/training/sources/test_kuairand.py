@@ -1,0 +1,171 @@
+"""The KuaiRand reader: no leak from a row's own day, no repeated rows, the dates of the split."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from training.errors import ColumnMissing, SourceEmpty, SourceMissing, SourceUnreadable
+from training.prepare import prepare
+from training.requests import RequestChoice, build_requests
+from training.sources.kuairand import LOG_FILE, OUTCOMES, USER_FILE, VIDEO_FILE, open_kuairand, read_log, with_features
+
+OUTCOME_COLUMNS = (*OUTCOMES, "play_time_ms", "is_profile_enter", "profile_stay_time", "comment_stay_time")
+LABELS = [name for name in OUTCOMES if name != "long_view"]
+
+
+@pytest.fixture
+def official(tmp_path):
+    """Return a folder in the official layout: 900 impressions of 30 users and 40 videos over eleven days."""
+    random = np.random.default_rng(0)
+    rows = 900
+    day = np.sort(random.integers(0, 11, rows))
+    dates = np.array([20220425, 20220426, 20220427, 20220428, 20220429, 20220430, 20220501, 20220502, 20220503,
+                      20220504, 20220505])  # fmt: skip
+    log = {
+        "user_id": random.integers(0, 30, rows),
+        "video_id": random.integers(0, 40, rows),
+        "date": dates[day],
+        "hourmin": random.integers(0, 24, rows) * 100,
+        "time_ms": 1_650_812_400_000 + day * 86_400_000 + random.integers(0, 86_400_000, rows),
+        **{name: (random.random(rows) < 0.3).astype(int) for name in OUTCOMES},
+        "play_time_ms": random.integers(0, 60_000, rows),
+        "duration_ms": random.integers(5_000, 60_000, rows),
+        "profile_stay_time": 0, "comment_stay_time": 0, "is_profile_enter": 0, "is_rand": 0,
+        "tab": random.integers(0, 3, rows),
+    }  # fmt: skip
+    frame = pl.DataFrame(log)
+    pl.concat([frame, frame[10:15]]).write_csv(tmp_path / LOG_FILE)
+    users = {"user_id": range(30), "user_active_degree": "full_active", "is_live_streamer": 0, "is_video_author": 1}
+    users |= {name: random.integers(0, 99, 30) for name in ("follow_user_num", "fans_user_num", "friend_user_num")}
+    users |= {"register_days": random.integers(0, 999, 30)} | {f"onehot_feat{i}": 0 for i in range(18)}
+    pl.DataFrame(users).with_columns(pl.lit(1.0).alias("onehot_feat4")).write_csv(tmp_path / USER_FILE)
+    videos = {
+        "video_id": range(40), "author_id": random.integers(0, 9, 40), "video_type": "NORMAL",
+        "upload_dt": "2022-04-10", "upload_type": "Web", "visible_status": 0.0, "video_duration": 12_000.0,
+        "server_width": 720.0, "server_height": 1280.0, "music_id": random.integers(0, 9, 40), "music_type": 9.0,
+        "tag": ["1,2", "3", "", "12"] * 10,
+    }  # fmt: skip
+    pl.DataFrame(videos).write_csv(tmp_path / VIDEO_FILE)
+    return tmp_path
+
+
+def features_of(folder, change=(), users=None):
+    """Return the features of the log, its outcomes changed, for the users whose number leaves 0 by `users`."""
+    files = open_kuairand(folder).files()
+    log, _ = read_log(files)
+    if users is not None:
+        log = log.filter(pl.col("user_id") % users == 0)
+    return with_features(log.with_columns(change), files)
+
+
+def with_outcomes_flipped(from_date):
+    late = pl.col("date") >= from_date
+    flipped = [pl.when(late).then(1 - pl.col(name)).otherwise(name).alias(name) for name in OUTCOMES]
+    watched = pl.when(late).then(pl.col("play_time_ms") + 9_999).otherwise("play_time_ms").alias("play_time_ms")
+    entered = pl.when(late).then(1 - pl.col("is_profile_enter")).otherwise("is_profile_enter").alias("is_profile_enter")
+    return [*flipped, watched, entered]
+
+
+def check_no_leak(folder, date, users=None):
+    inputs = sorted(feature.name for feature in open_kuairand(folder).schema.features)
+    one = features_of(folder, users=users)
+    other = features_of(folder, with_outcomes_flipped(date), users)
+    seen = pl.col("date") <= date
+    assert one.filter(seen).select(inputs).equals(other.filter(seen).select(inputs))
+    assert not one.filter(~seen).select(inputs).equals(other.filter(~seen).select(inputs))
+
+
+@pytest.mark.parametrize("date", [20220425, 20220429, 20220504])
+def test_features_do_not_change_with_outcomes_of_their_day_or_later(official, date):
+    check_no_leak(official, date)
+
+
+def test_no_outcome_is_an_input(official):
+    assert not set(OUTCOME_COLUMNS) & {feature.name for feature in open_kuairand(official).schema.features}
+
+
+def test_repeated_rows_are_dropped_before_the_split(official):
+    prepared, _ = prepare(open_kuairand(official), official / "out")
+    assert prepared.info.dropped == 5
+    assert sum(split.rows for split in prepared.info.splits.values()) == 900
+
+
+def test_earlier_days_of_the_full_download_are_history_only(official):
+    log = pl.read_csv(official / LOG_FILE)
+    earlier = log.with_columns(pl.lit(20220420).alias("date"), pl.col("time_ms") - 20 * 86_400_000)
+    before = prepare(open_kuairand(official), official / "before")[0]
+    earlier.write_csv(official / "log_standard_4_08_to_4_21_pure.csv")
+    after = prepare(open_kuairand(official), official / "after")[0]
+    assert after.info.splits == before.info.splits
+    assert after.info.left_out == 900
+    assert "user_click_rate" in before.info.missing  # the first day looks back on nothing
+    assert "user_click_rate" not in after.info.missing
+
+
+def test_the_layout_may_lie_in_a_data_folder(official):
+    (official / "data").mkdir()
+    for path in official.glob("*.csv"):
+        shutil.move(path, official / "data")
+    assert len(open_kuairand(official).files()) == 3
+
+
+def test_what_is_wrong_with_the_files_is_named(official):
+    text = (official / LOG_FILE).read_text()
+    (official / LOG_FILE).write_text(text.replace("is_follow", "followed", 1))
+    with pytest.raises(ColumnMissing, match="'is_follow'"):
+        features_of(official)
+    (official / LOG_FILE).write_text(text.splitlines()[0] + "\n")
+    with pytest.raises(SourceEmpty, match="no rows"):
+        features_of(official)
+    (official / LOG_FILE).write_text(text.splitlines()[0] + "\n1,2,x" + ",1" * 40 + "\n")
+    with pytest.raises(SourceUnreadable, match=LOG_FILE):
+        features_of(official)
+    (official / LOG_FILE).write_text(text)
+    videos = (official / VIDEO_FILE).read_text()
+    (official / VIDEO_FILE).write_text(videos.replace('"1,2"', '"1,cats"'))
+    with pytest.raises(SourceUnreadable, match="official layout"):
+        prepare(open_kuairand(official), official / "out")
+    assert not (official / "out").exists()
+    (official / VIDEO_FILE).unlink()
+    with pytest.raises(SourceMissing, match=VIDEO_FILE):
+        open_kuairand(official)
+
+
+@pytest.fixture(scope="session")
+def real_prepared(real_logs: Path, tmp_path_factory: pytest.TempPathFactory):
+    out = tmp_path_factory.mktemp("kuairand") / "data"
+    return prepare(open_kuairand(real_logs), out)[0]
+
+
+@pytest.mark.real_logs
+def test_real_rows_are_those_of_the_reference(real_prepared):
+    splits = {name: (split.rows, split.first, split.last) for name, split in real_prepared.info.splits.items()}
+    assert {name: rows for name, (rows, _, _) in splits.items()} == {
+        "train": 131_177, "validation": 18_555, "test": 30_290
+    }  # fmt: skip
+    assert real_prepared.info.dropped == 5_039
+    positives = np.asarray(real_prepared.split("test").labels).sum(axis=0).tolist()
+    assert positives == [13_499, 466, 45, 85, 21, 30]
+
+
+@pytest.mark.real_logs
+def test_real_requests_encode_to_the_prepared_codes(real_prepared):
+    encoder = real_prepared.encoder
+    rows = pl.read_parquet(real_prepared.rows_path("test"))
+    test = real_prepared.split("test")
+    (body,) = build_requests(real_prepared, RequestChoice(candidates=10))
+    at = int(np.argmax((rows["__user"] == int(body["user"]["id"])).to_numpy()))
+    request = body["user"]["features"] | body["context"]
+    encoded = encoder.request.encode(encoder.request.columns_from_python({k: [v] for k, v in request.items()}), 1)
+    assert np.array_equal(encoded.codes_NC[0], test.codes[at, : real_prepared.request_code_columns])
+    assert np.array_equal(encoded.values_NV[0], test.values[at, : real_prepared.request_value_columns])
+
+
+@pytest.mark.real_logs
+def test_real_features_do_not_leak(real_logs):
+    check_no_leak(real_logs, 20220502, users=8)
