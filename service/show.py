@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import httpx
+import msgspec
 import orjson
 from rich.console import Console
 from rich.table import Table
 
 from bundle.files import write_file
 from fusion.explain import explanation_table
-from service.errors import AnswerInvalid, RequestFileInvalid, ServerRefused, ServerUnreachable
+from service.client import JSON, Client, Message
+from service.errors import RequestFileInvalid
 
 
 def print_ranking(
@@ -26,7 +27,9 @@ def print_ranking(
     document = read_request(request_file)
     if explain:
         document["explain"] = True
-    answer = send(url, document, timeout_seconds)
+    with Client(url, timeout_seconds=timeout_seconds) as client:
+        request = Message(orjson.dumps(document), {"Content-Type": JSON})
+        answer: dict[str, Any] = msgspec.to_builtins(client.send(request))
     if json_file is not None:
         write_file(json_file, orjson.dumps(answer, option=orjson.OPT_INDENT_2))
     console = Console()
@@ -53,33 +56,6 @@ def read_request(file: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise RequestFileInvalid(str(file), found=type(document).__name__, expected="an object")
     return document
-
-
-def send(url: str, document: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
-    """Return the service's answer to one request.
-
-    Raises:
-        ServerUnreachable, ServerRefused, AnswerInvalid: why there is none.
-    """
-    try:
-        response = httpx.post(
-            f"{url.rstrip('/')}/v1/rank",
-            content=orjson.dumps(document),
-            headers={"Content-Type": "application/json"},
-            timeout=timeout_seconds,
-        )
-    except (httpx.HTTPError, httpx.InvalidURL) as exc:
-        raise ServerUnreachable(url, found=str(exc) or type(exc).__name__, expected="a ranking service") from exc
-    try:
-        answer = orjson.loads(response.content)
-    except orjson.JSONDecodeError as exc:
-        raise AnswerInvalid(url, found=f"status {response.status_code}, {exc}", expected="JSON") from exc
-    if response.status_code != 200:
-        detail = answer.get("detail") or answer.get("title") if isinstance(answer, dict) else None
-        raise ServerRefused(url, found=f"status {response.status_code}: {detail}", expected="a ranking")
-    if not isinstance(answer, dict) or "items" not in answer:
-        raise AnswerInvalid(url, found="another document", expected="a ranking")
-    return answer
 
 
 def ranking_table(answer: dict[str, Any], top: int) -> Table:
