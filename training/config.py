@@ -40,11 +40,11 @@ class TrainingConfig(BaseModel):
     warmup_steps: int = Field(default=50, ge=0)
     weight_decay: float = Field(default=0.0, ge=0)
     embedding_decay: float = Field(default=0.0, ge=0)
-    batch_size: int = Field(default=2048, ge=1)
+    batch_size: int = Field(default=1024, ge=1)
     epochs: int = Field(default=3, ge=1)
     evaluations_per_epoch: int = Field(default=2, ge=1)
     patience: int = Field(default=3, ge=1)
-    average: float = Field(default=0.0, ge=0, lt=1)
+    average: float = Field(default=0.99, ge=0, lt=1)
     seed: int = Field(default=1, ge=0)
 
 
