@@ -27,9 +27,14 @@ class _Cap:
     window: int  # positions that count, including the one to fill
     depth: int  # positions that the rule binds
     codes_M: list[int]
-    members: list[Ints]  # code → places in the order, as they were before
+    by_code_M: Ints  # places in the order, as they were before, those of one code side by side
+    bounds: list[int]  # where each code's places begin there
     counts: list[int]
     recent: list[int]
+
+    def members(self, code: int) -> Ints:
+        """Return the places of a code, as they were before."""
+        return self.by_code_M[self.bounds[code] : self.bounds[code + 1]]
 
 
 def apply_caps(order_M: Ints, rules: Sequence[WindowCap | FirstCap], codes: Sequence[Ints]) -> tuple[Ints, int]:
@@ -70,24 +75,23 @@ def _prepare(rule: WindowCap | FirstCap, codes_M: Ints) -> _Cap:
     by_code = np.argsort(codes_M, kind="stable")
     sorted_M = codes_M[by_code]
     starts = np.flatnonzero(np.concatenate([[True], sorted_M[1:] != sorted_M[:-1]]))
-    ends = np.append(starts[1:], len(codes_M))
+    bounds = np.append(starts, len(codes_M))
     dense_M = np.empty(len(codes_M), dtype=np.intp)
-    dense_M[by_code] = np.repeat(np.arange(len(starts)), ends - starts)
-    members = [by_code[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-    return _Cap(rule.max, window, depth, dense_M.tolist(), members, [0] * len(starts), [])
+    dense_M[by_code] = np.repeat(np.arange(len(starts)), np.diff(bounds))
+    return _Cap(rule.max, window, depth, dense_M.tolist(), by_code, bounds.tolist(), [0] * len(starts), [])
 
 
 def _free(cap: _Cap, position: int, blocked_M: NDArray[np.int32]) -> None:
     """Let go of what the window leaves behind, and of everything once the rule ends."""
     if position == cap.depth:
         for code in {code for code in cap.recent if cap.counts[code] >= cap.max}:
-            blocked_M[cap.members[code]] -= 1
+            blocked_M[cap.members(code)] -= 1
         cap.recent.clear()
     elif position < cap.depth and position >= cap.window:
         code = cap.recent[position - cap.window]
         cap.counts[code] -= 1
         if cap.counts[code] == cap.max - 1:
-            blocked_M[cap.members[code]] -= 1
+            blocked_M[cap.members(code)] -= 1
 
 
 def _block(cap: _Cap, position: int, place: int, blocked_M: NDArray[np.int32]) -> None:
@@ -97,4 +101,4 @@ def _block(cap: _Cap, position: int, place: int, blocked_M: NDArray[np.int32]) -
     cap.recent.append(code)
     cap.counts[code] += 1
     if cap.counts[code] == cap.max:
-        blocked_M[cap.members[code]] += 1
+        blocked_M[cap.members(code)] += 1

@@ -130,19 +130,19 @@ def find_policy(name: str, config_path: Path, tasks: tuple[str, ...], has_p_up: 
 def difference_table(difference: Difference, control: str, treatment: str) -> Table:
     """Return the comparison as a table for a terminal."""
     title = f"{control} → {treatment}: {difference.requests} requests, {difference.candidates} candidates"
-    table = Table(title=title, caption="expected = by the model's own probabilities; outcomes need an experiment")
-    table.add_column("figure")
-    for column in (control, treatment, "change", "95 % interval of the difference"):
+    table = Table(title=title, caption="Σ P is what the model expects; what users do needs an experiment")
+    table.add_column("figure", no_wrap=True)
+    for column in (control, treatment, "change", "difference, 95 %"):
         table.add_column(column, justify="right")
     top = difference.top_k
-    table.add_row(f"overlap of the top {top}", "", f"{difference.overlap:.3f}", "", "")
-    table.add_row(f"same top {top} in the same order", "", f"{difference.same_top:.1%}", "", "")
-    table.add_row("Kendall τ of the orders", "", f"{difference.kendall_tau:.3f}", "", "")
+    table.add_row(f"top {top} in both", "", f"{difference.overlap:.3f}", "", "")
+    table.add_row(f"same top {top}, same order", "", f"{difference.same_top:.1%}", "", "")
+    table.add_row("Kendall τ, whole orders", "", f"{difference.kendall_tau:.3f}", "", "")
     table.add_row("mean move, positions", "", f"{difference.mean_move:.1f}", "", "")
     for task, change in difference.tasks.items():
-        table.add_row(f"expected {task} in the top {top}", *_cells(change))
+        table.add_row(f"Σ P({task}), top {top}", *_cells(change))
     if difference.p_up is not None:
-        table.add_row(f"mean P(UP) in the top {top}", *_cells(difference.p_up))
+        table.add_row(f"mean P(UP), top {top}", *_cells(difference.p_up))
     return table
 
 

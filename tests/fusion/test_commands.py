@@ -81,7 +81,7 @@ def test_diff_prints_a_table_and_writes_figures(run, tmp_path):
         "--json", tmp_path / "d.json",
     )  # fmt: skip
     assert code == 0
-    for part in ("Kendall", "expected click in the top 3", "mean P(UP) in the top 3"):
+    for part in ("Kendall", "Σ P(click), top 3", "mean P(UP), top 3"):
         assert part in text
     assert json.loads((tmp_path / "d.json").read_text())["requests"] == 1
     code, text = run("fusion", "diff", "--control", "x", "--treatment", "feed", *options)
