@@ -87,9 +87,9 @@ def with_days_since(rows: pl.DataFrame, log: pl.DataFrame, keys: Sequence[str], 
 
 def _before(rows: pl.DataFrame, log: pl.DataFrame, keys: tuple[str, ...], outcomes: list[str]) -> pl.DataFrame:
     """Return, per row, count and sums of the key's log rows of earlier days."""
+    known = log.lazy().join(rows.lazy().select(keys).unique(), on=list(keys), how="semi") if keys else log.lazy()
     daily = (
-        log.lazy()
-        .drop_nulls(list(keys))
+        known.select(*keys, DAY, *outcomes)
         .group_by(*keys, DAY)
         .agg(
             pl.len().cast(pl.Int64).alias("rows"),
