@@ -1,20 +1,36 @@
-"""The load test's part of the command line: `dlen loadtest run`."""
+"""The load test's part of the command line: `dlen loadtest run|sweep|compare`."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from loadtest.run import Load
     from loadtest.traffic import Target
 
+_PAUSE_S = 1.0
 _RUN_EXAMPLE = """example:
   dlen request --data data/kuairand --split test --out request.json
   dlen loadtest run --url http://127.0.0.1:8000 --request request.json --rate 50 --duration 30 --plot run.png
 
 The exit code is 1 when the run is invalid (the generator itself was too slow), 2 for bad input.
+"""
+_SWEEP_EXAMPLE = """example:
+  dlen loadtest sweep --url http://127.0.0.1:8000 --request request.json --p99-ms 50 --start 20 --plot sweep.png
+
+The exit code is 1 when the objective holds at no rate, 2 for bad input.
+"""
+_COMPARE_EXAMPLE = """examples:
+  dlen loadtest compare --url http://new:8000 --against http://old:8000 --request request.json --rate 50
+  dlen loadtest compare --url http://127.0.0.1:8000 --request request.json --rate 50 --save baseline.json
+  dlen loadtest compare --url http://127.0.0.1:8000 --request request.json --rate 50 --baseline baseline.json
+
+The exit code is 1 when the candidate is worse, 2 for bad input.
 """
 
 
@@ -29,26 +45,58 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     kinds = parser.add_subparsers(title="kinds", metavar="KIND", required=True)
     _register_run(kinds)
+    _register_sweep(kinds)
+    _register_compare(kinds)
 
 
 def _register_run(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = kinds.add_parser(
-        "run",
-        help="one rate for one time",
-        description="Send requests at one rate, whatever the server does, and report latency and errors.",
-        epilog=_RUN_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_traffic(parser)
+    description = "Send requests at one rate, whatever the server does, and report latency and errors."
+    parser = _kind(kinds, "run", "one rate for one time", description, _RUN_EXAMPLE)
+    _add_traffic(parser)
     parser.add_argument("--rate", type=float, required=True, metavar="R", help="requests per second")
-    add_load(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw percentiles and timeline here")
+    _add_load(parser, duration_s=30)
+    _add_outputs(parser)
     parser.set_defaults(run=run_run)
 
 
-def add_traffic(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what is sent and where."""
+def _register_sweep(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    description = "Find the highest rate at which latency and errors stay within an objective."
+    parser = _kind(kinds, "sweep", "the highest rate that holds an objective", description, _SWEEP_EXAMPLE)
+    _add_traffic(parser)
+    parser.add_argument("--p99-ms", type=float, required=True, metavar="MS", help="the objective: most latency p99")
+    parser.add_argument("--max-errors", type=float, default=0.001, metavar="SHARE", help="most not 2xx (0.001)")
+    parser.add_argument("--start", type=float, default=10.0, metavar="R", help="first rate (10 requests/s)")
+    parser.add_argument("--limit", type=float, default=20_000.0, metavar="R", help="highest rate tried (20000)")
+    parser.add_argument("--precision", type=float, default=0.05, metavar="SHARE", help="of the answer (0.05)")
+    _add_load(parser, duration_s=10)
+    _add_outputs(parser)
+    parser.set_defaults(run=run_sweep)
+
+
+def _register_compare(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    description = "Measure a service in rounds and hold it against another, or against a stored baseline."
+    parser = _kind(kinds, "compare", "slower or faster than another, or than before", description, _COMPARE_EXAMPLE)
+    _add_traffic(parser)
+    reference = parser.add_mutually_exclusive_group()
+    reference.add_argument("--against", metavar="URL", help="the reference, measured in turns with --url")
+    reference.add_argument("--baseline", type=Path, metavar="FILE", help="the reference, saved earlier")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="keep this service's rounds as a baseline")
+    parser.add_argument("--rate", type=float, required=True, metavar="R", help="requests per second")
+    parser.add_argument("--rounds", type=int, default=8, metavar="N", help="measured pairs (8)")
+    parser.add_argument("--tolerance", type=float, default=0.03, metavar="SHARE", help="change that counts (0.03)")
+    _add_load(parser, duration_s=5)
+    _add_outputs(parser)
+    parser.set_defaults(run=run_compare)
+
+
+def _kind(
+    kinds: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, description: str, example: str
+) -> argparse.ArgumentParser:
+    formatter = argparse.RawDescriptionHelpFormatter
+    return kinds.add_parser(name, help=text, description=description, epilog=example, formatter_class=formatter)
+
+
+def _add_traffic(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", required=True, help="http://HOST:PORT, with or without a path (/v1/rank)")
     parser.add_argument(
         "--request",
@@ -62,9 +110,10 @@ def add_traffic(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_load(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how long and with what patience."""
-    parser.add_argument("--duration", type=float, default=30.0, metavar="S", help="measured seconds (30)")
+def _add_load(parser: argparse.ArgumentParser, duration_s: float) -> None:
+    parser.add_argument(
+        "--duration", type=float, default=duration_s, metavar="S", help=f"measured seconds ({duration_s:g})"
+    )
     parser.add_argument("--warmup", type=float, default=2.0, metavar="S", help="seconds before, not counted (2)")
     parser.add_argument("--arrivals", choices=("poisson", "constant"), default="poisson")
     parser.add_argument("--connections", type=int, default=256, metavar="N", help="open at once, at most (256)")
@@ -72,8 +121,13 @@ def add_load(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="of arrivals and bodies (1)")
 
 
-def load_of(args: argparse.Namespace, rate_per_s: float) -> Load:
-    """Return the load that the options describe, at the given rate."""
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw them here")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write tables and picture as one page here")
+
+
+def _load_of(args: argparse.Namespace, rate_per_s: float) -> Load:
     from loadtest.run import Load
 
     return Load(
@@ -87,32 +141,122 @@ def load_of(args: argparse.Namespace, rate_per_s: float) -> Load:
     )
 
 
-def traffic_of(args: argparse.Namespace) -> tuple[Target, list[bytes]]:
-    """Return the target and the complete requests that the options describe."""
+def _traffic_of(args: argparse.Namespace, url: str) -> tuple[Target, list[bytes]]:
     from loadtest.traffic import build_requests, content_type, parse_target, read_bodies
 
-    target = parse_target(args.url, args.header)
+    target = parse_target(url, args.header)
     return target, build_requests(target, read_bodies(args.request), content_type(args.request))
 
 
 def run_run(args: argparse.Namespace) -> int:
     """Drive one load and show what it gave."""
-    from rich.console import Console
-
-    from loadtest.report import run_document, run_table, write_json
+    from loadtest.report import run_document, run_table
     from loadtest.run import run_load
 
-    target, requests = traffic_of(args)
-    load = load_of(args, args.rate)
+    target, requests = _traffic_of(args, args.url)
+    load = _load_of(args, args.rate)
     measurement = run_load(target, requests, load)
-    console = Console()
-    console.print(run_table(target, load, measurement))
-    if args.json:
-        write_json(args.json, run_document(target, load, measurement))
-    if args.plot:
+    _say(run_table(target, load, measurement))
+    if not measurement.valid:
+        _say(f"INVALID: {measurement.why_invalid}")
+
+    def draw() -> bytes:
         from loadtest.plots import plot_run
 
-        plot_run(target.url, measurement, args.plot)
-    if not measurement.valid:
-        console.print(f"INVALID: {measurement.why_invalid}", markup=False, highlight=False)
+        return plot_run(target.url, measurement)
+
+    tables = [run_table(target, load, measurement)]
+    _write_outputs(args, "Load test", run_document(target, load, measurement), tables, draw)
     return 0 if measurement.valid else 1
+
+
+def run_sweep(args: argparse.Namespace) -> int:
+    """Search the highest rate and show the way there."""
+    import time
+    from dataclasses import replace
+
+    from loadtest.measure import Measurement
+    from loadtest.report import sweep_document, sweep_table
+    from loadtest.run import run_load
+    from loadtest.sweep import Slo, sweep
+
+    target, requests = _traffic_of(args, args.url)
+    load = _load_of(args, args.start)
+    slo = Slo(p99_ms=args.p99_ms, max_error_share=args.max_errors)
+
+    def run(rate_per_s: float) -> Measurement:
+        figures = run_load(target, requests, replace(load, rate_per_s=rate_per_s))
+        _say(f"{rate_per_s:9.1f} requests/s: p99 {figures.latency_ms['p99']:.2f} ms, {slo.why_not(figures) or 'holds'}")
+        time.sleep(_PAUSE_S)
+        return figures
+
+    found = sweep(run, slo, args.start, args.limit, args.precision)
+    _say(sweep_table(target, slo, found))
+
+    def draw() -> bytes:
+        from loadtest.plots import plot_sweep
+
+        return plot_sweep(target.url, found, slo)
+
+    tables = [sweep_table(target, slo, found)]
+    _write_outputs(args, "Load sweep", sweep_document(target, load, slo, found), tables, draw)
+    return 0 if found.highest_rate_per_s is not None else 1
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    """Measure rounds, keep them, and give the verdict where there is a reference."""
+    from loadtest.baseline import read_baseline, rounds_document
+    from loadtest.compare import compare, measure_rounds
+    from loadtest.files import write_file
+    from loadtest.report import comparison_document, comparison_table, json_bytes
+    from loadtest.rounds import round_runner
+    from loadtest.traffic import read_bodies
+
+    target, requests = _traffic_of(args, args.url)
+    load, bodies = _load_of(args, args.rate), read_bodies(args.request)
+    stored = read_baseline(args.baseline, load, bodies) if args.baseline else None
+    against = round_runner(*_traffic_of(args, args.against), load, _say) if args.against else None
+    ours, theirs = measure_rounds(round_runner(target, requests, load, _say), against, args.rounds)
+    document = rounds_document(target, load, bodies, ours)
+    if args.save:
+        write_file(args.save, json_bytes(document))
+    if stored is None and against is None:
+        _say("no reference given (--against, --baseline): no verdict")
+        return 0
+    verdict = compare(ours, theirs if stored is None else stored, args.tolerance)
+    _say(comparison_table(verdict))
+
+    def draw() -> bytes:
+        from loadtest.plots import plot_comparison
+
+        return plot_comparison(verdict)
+
+    document = comparison_document(document, args.against or str(args.baseline), verdict)
+    _write_outputs(args, "Load comparison", document, [comparison_table(verdict)], draw)
+    return 1 if verdict.regressed else 0
+
+
+def _write_outputs(
+    args: argparse.Namespace,
+    title: str,
+    document: dict[str, Any],
+    tables: list[Table],
+    draw: Callable[[], bytes],
+) -> None:
+    from loadtest.files import write_file
+    from loadtest.report import html_page, json_bytes
+
+    if args.json:
+        write_file(args.json, json_bytes(document))
+    if args.plot or args.html:
+        png = draw()
+        if args.plot:
+            write_file(args.plot, png)
+        if args.html:
+            write_file(args.html, html_page(f"{title}: {document['url']}", tables, png))
+
+
+def _say(what: str | Table) -> None:
+    from rich.console import Console
+
+    Console().print(what, markup=False, highlight=False, soft_wrap=isinstance(what, str))

@@ -3,25 +3,61 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from loadtest.compare import Comparison
 from loadtest.measure import Measurement, decode_histogram
-from loadtest.report import write_bytes
+from loadtest.sweep import Slo, Sweep
 
 _TICKS = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 
 
-def plot_run(title: str, measurement: Measurement, path: Path) -> None:
-    """Draw latency by percentile and the run's timeline into a PNG file."""
+def plot_run(title: str, measurement: Measurement) -> bytes:
+    """Return latency by percentile and the run's timeline as a PNG picture."""
     figure = Figure(figsize=(9, 8), layout="constrained")
     above, below = figure.subplots(2, 1)
     draw_percentiles(above, {title: measurement.histogram})
     draw_timeline(below, measurement)
-    _write(figure, path)
+    return _png(figure)
+
+
+def plot_sweep(title: str, sweep: Sweep, slo: Slo) -> bytes:
+    """Return latency against offered rate, and the curves of the rates, as a PNG picture."""
+    figure = Figure(figsize=(9, 8), layout="constrained")
+    above, below = figure.subplots(2, 1)
+    steps = sorted(sweep.steps, key=lambda step: step.rate_per_s)
+    rates = [step.measurement.offered_rate for step in steps]
+    for name in ("p50", "p95", "p99"):
+        above.plot(rates, [step.measurement.latency_ms[name] for step in steps], label=name, marker="o")
+    above.axhline(slo.p99_ms, color="tab:red", linestyle="--", label=f"SLO p99 ≤ {slo.p99_ms:g} ms")
+    if sweep.highest_rate_per_s is not None:
+        label = f"highest rate that holds: {sweep.highest_rate_per_s:.0f}/s"
+        above.axvline(sweep.highest_rate_per_s, color="tab:green", linestyle=":", label=label)
+    above.set_yscale("log")
+    above.set(title=title, xlabel="offered requests a second", ylabel="latency of 2xx from intended send, ms")
+    above.grid(alpha=0.3)
+    above.legend()
+    draw_percentiles(below, {f"{step.rate_per_s:.0f}/s": step.measurement.histogram for step in steps})
+    below.set_ylim(top=4 * slo.p99_ms)
+    return _png(figure)
+
+
+def plot_comparison(comparison: Comparison) -> bytes:
+    """Return each figure's ratio by round, with the mean and its interval, as a PNG picture."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    panels = figure.subplots(1, len(comparison.ratios))
+    for axes, ratio in zip(panels, comparison.ratios, strict=True):
+        axes.axhline(1.0, color="black", linewidth=0.8)
+        axes.axhspan(ratio.low, ratio.high, alpha=0.2, label="95 % interval of the mean")
+        axes.axhline(ratio.mean, label="mean", linestyle="--")
+        axes.plot(range(1, len(ratio.by_round) + 1), ratio.by_round, "o")
+        axes.set(title=f"{ratio.figure}: {ratio.verdict}", xlabel="round", ylabel="ratio to the reference")
+        axes.grid(alpha=0.3)
+    panels[0].legend()
+    return _png(figure)
 
 
 def draw_percentiles(axes: Axes, histograms: dict[str, str]) -> None:
@@ -43,7 +79,8 @@ def draw_percentiles(axes: Axes, histograms: dict[str, str]) -> None:
     axes.set_ylim(bottom=0)
     axes.set(xlabel="percentile of 2xx answers", ylabel="latency from intended send, ms")
     axes.grid(alpha=0.3)
-    axes.legend()
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
 
 
 def draw_timeline(axes: Axes, measurement: Measurement) -> None:
@@ -62,7 +99,7 @@ def draw_timeline(axes: Axes, measurement: Measurement) -> None:
     right.set_ylim(bottom=0, top=max(1, *(second.failed for second in measurement.seconds), 1))
 
 
-def _write(figure: Figure, path: Path) -> None:
+def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()

@@ -1,20 +1,24 @@
-"""Shows measurements: a table, a JSON document written whole or not at all."""
+"""Shows measurements: tables, JSON documents, HTML pages; knows nothing of files."""
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import json
 import math
-import os
-import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
+from loadtest.compare import Comparison
 from loadtest.environment import describe_environment
 from loadtest.measure import Measurement
 from loadtest.run import Load
+from loadtest.sweep import Slo, Sweep
 from loadtest.traffic import Target
 
 FORMAT = 1
@@ -52,26 +56,79 @@ def run_table(target: Target, load: Load, measurement: Measurement) -> Table:
     return table
 
 
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write the document to `path` by way of a file beside it; NaN becomes null."""
-    data = json.dumps(_without_nan(document), indent=1).encode() + b"\n"
-    write_bytes(path, data)
+def sweep_document(target: Target, load: Load, slo: Slo, sweep: Sweep) -> dict[str, Any]:
+    """Return a sweep as a JSON document."""
+    return {
+        "format": FORMAT,
+        "kind": "sweep",
+        "url": target.url,
+        "load": asdict(load),
+        "slo": asdict(slo),
+        "environment": describe_environment(),
+        "result": asdict(sweep),
+    }
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write the bytes to `path` by way of a file beside it, so that no reader sees a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(aside).chmod(0o644)
-        Path(aside).replace(path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
+def sweep_table(target: Target, slo: Slo, sweep: Sweep) -> Table:
+    """Return the steps of a sweep, by rate, as a table to print."""
+    title = f"{target.url}: p99 ≤ {slo.p99_ms:g} ms, errors ≤ {slo.max_error_share:.2%}"
+    table = Table("rate", "achieved", "p50", "p95", "p99", "max", "errors", "own lag p99", "holds", title=title)
+    for step in sorted(sweep.steps, key=lambda step: step.rate_per_s):
+        figures = step.measurement
+        latency = [_ms(figures.latency_ms[name]) for name in ("p50", "p95", "p99", "max")]
+        table.add_row(
+            f"{step.rate_per_s:.1f}",
+            f"{figures.achieved_rate:.1f}",
+            *latency,
+            f"{figures.error_share:.2%}",
+            _ms(figures.lag_ms["p99"]),
+            step.why_not or "yes",
+        )
+    table.caption = sweep.summary
+    return table
+
+
+def comparison_document(rounds: dict[str, Any], reference: str, comparison: Comparison) -> dict[str, Any]:
+    """Return a comparison as a JSON document: the candidate's rounds, the name of the reference, the verdict."""
+    return rounds | {"kind": "comparison", "reference": reference, "result": asdict(comparison)}
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Return the ratios of a comparison as a table to print."""
+    names = ("figure", "reference", "candidate", "ratio", "95 % interval", "p", "verdict")
+    table = Table(*names, title=f"{comparison.rounds} paired rounds")
+    for ratio in comparison.ratios:
+        table.add_row(
+            ratio.figure,
+            f"{ratio.reference:.2f}",
+            f"{ratio.candidate:.2f}",
+            f"{ratio.mean:.3f}",
+            f"{ratio.low:.3f} – {ratio.high:.3f}",
+            f"{ratio.p_value:.3f}",
+            ratio.verdict,
+        )
+    return table
+
+
+def json_bytes(document: dict[str, Any]) -> bytes:
+    """Return the document as JSON text; NaN becomes null."""
+    return json.dumps(_without_nan(document), indent=1, allow_nan=False).encode() + b"\n"
+
+
+def html_page(title: str, tables: Sequence[Table], png: bytes) -> bytes:
+    """Return a page that stands alone: the tables as text, the environment, the picture inside."""
+    console = Console(record=True, file=io.StringIO(), width=140)
+    for table in tables:
+        console.print(table)
+    environment = json.dumps(describe_environment(), indent=1)
+    page = (
+        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title></head>'
+        f'<body style="font-family: sans-serif"><h1>{html.escape(title)}</h1>'
+        f"<pre>{html.escape(console.export_text())}</pre>"
+        f'<img alt="plot" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+        f"<h2>Measured on</h2><pre>{html.escape(environment)}</pre></body></html>\n"
+    )
+    return page.encode()
 
 
 def _without_nan(value: Any) -> Any:

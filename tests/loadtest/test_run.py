@@ -85,13 +85,13 @@ def test_a_server_that_closes_after_each_answer_gets_a_connection_for_each(serve
 
 def test_a_server_that_dies_under_load_ends_the_run_with_counted_failures(server):
     process, url = server
-    kill = threading.Timer(0.5, process.kill)
+    kill = threading.Timer(1.5, process.kill)
     kill.start()
-    figures = run(url + "/ok", timeout_s=2.0)
+    figures = run(url + "/ok", duration_s=3.0, warmup_s=0.0, timeout_s=2.0)
     kill.join()
-    assert figures.statuses["200"] > 20
-    assert figures.statuses["connect failed"] > 20
-    assert sum(figures.statuses.values()) == 200
+    assert figures.statuses["200"] > 0
+    assert figures.statuses["connect failed"] > 0
+    assert sum(figures.statuses.values()) == 600
 
 
 def test_nothing_listening_is_refused_before_the_start():

@@ -10,7 +10,7 @@ from simulator.oracle import Truth, auc, oracle_auc, read_truth, recovery
 from simulator.scenario import read_scenario
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=40))
 def test_auc_is_that_of_a_trusted_implementation_with_ties(rows):
     score, state = np.array([r[0] for r in rows]), np.array([r[1] for r in rows])
