@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -168,3 +171,37 @@ def test_unknown_models_and_versions_are_404(running, body):
     for path in ("other", "tiny/versions/2"):
         assert infer(running, body, binary=False, path=path).status_code == 404
     assert infer(running, body, binary=False, path="tiny/versions/1").status_code == 200
+
+
+STOCK_CLIENT = """
+import sys, numpy as np, tritonclient.http as http
+client = http.InferenceServerClient(sys.argv[1])
+assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("tiny")
+assert {o["name"] for o in client.get_model_metadata("tiny")["outputs"]} >= {"id", "score", "p"}
+def tensor(name, array, datatype):
+    made = http.InferInput(name, list(array.shape), datatype)
+    made.set_data_from_numpy(array)
+    return made
+inputs = [
+    tensor("candidates.id", np.array([b"a", b"b", b"c"], dtype=np.object_), "BYTES"),
+    tensor("candidates.features.quality", np.array([0.1, 0.2, 0.3]), "FP64"),
+    tensor("user.features.age", np.array([30.0]), "FP64"),
+]
+result = client.infer("tiny", inputs, request_compression_algorithm="gzip")
+assert sorted(result.as_numpy("id").tolist()) == [b"a", b"b", b"c"]
+assert (np.diff(result.as_numpy("score")) <= 0).all() and result.as_numpy("p").shape == (3, 3)
+some = client.infer("tiny", inputs, outputs=[http.InferRequestedOutput("id", binary_data=False)])
+assert sorted(some.as_numpy("id").tolist()) == ["a", "b", "c"]
+try:
+    client.infer("other", inputs)
+except http.InferenceServerException as exc:
+    assert "other" in str(exc)
+print("served")
+"""
+
+
+@pytest.mark.skipif(find_spec("tritonclient") is None, reason="tritonclient is not installed")
+def test_a_stock_tritonclient_works_unchanged(running):
+    address = running.url.removeprefix("http://")
+    done = subprocess.run([sys.executable, "-c", STOCK_CLIENT, address], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "served\n"), done.stderr
