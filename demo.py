@@ -38,7 +38,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     demo.add_argument("--folder", type=Path, default=Path(".run/demo"), help="where everything goes (.run/demo)")
     demo.add_argument("--impressions", type=int, default=300_000, help="rows to simulate (default 300000)")
-    demo.add_argument("--epochs", type=int, default=2, help="passes over them (default 2)")
+    demo.add_argument("--epochs", type=int, default=3, help="passes over them (default 3)")
     demo.add_argument("--port", type=int, default=8080, help="port of the API (default 8080)")
     demo.add_argument("--metrics-port", type=int, default=9100, help="port of /metrics (default 9100)")
     demo.add_argument("--once", action="store_true", help="stop the service after the request is answered")
@@ -57,9 +57,8 @@ def _demo(args: argparse.Namespace) -> int:
     training = ("--model", "dlen-mmoe", "--set", f"epochs={args.epochs}", "--out", run)
     _step(run / "result.json", "train", "--data", prepared, *training)
     _say("4/6  how good it is on the held-back last day")
-    _step(
-        folder / "evaluation.json", "evaluate", "--run", run, "--data", prepared, "--json", folder / "evaluation.json"
-    )
+    figures = ("--truth", logs, "--json", folder / "evaluation.json")
+    _step(folder / "evaluation.json", "evaluate", "--run", run, "--data", prepared, *figures)
     _say("5/6  an ONNX bundle, and a rank request from held-back rows")
     _step(models / "demo" / "1", "export", "--run", run, "--out", models / "demo" / "1")
     _step(request, "request", "--data", prepared, "--split", "test", "--candidates", 20, "--out", request)

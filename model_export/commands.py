@@ -46,6 +46,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     what.add_argument("--bundle", type=Path, metavar="DIR", help="folder made by `dlen export`")
     evaluate.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder made by `dlen prepare`")
     evaluate.add_argument("--split", choices=("train", "validation", "test"), default="test")
+    evaluate.add_argument(
+        "--truth", type=Path, metavar="DIR", help="folder of `dlen simulate`: also measure how well P(UP) is recovered"
+    )
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     evaluate.set_defaults(run=_evaluate)
     _register_benchmark(_benchmarks(commands))
@@ -140,9 +143,9 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     data = read_prepared(args.data)
     if args.run_folder is not None:
-        document, name = evaluate_run(args.run_folder, data, args.split), args.run_folder
+        document, name = evaluate_run(args.run_folder, data, args.split, args.truth), args.run_folder
     else:
-        document, name = evaluate_bundle(args.bundle, data, args.split), args.bundle
+        document, name = evaluate_bundle(args.bundle, data, args.split, args.truth), args.bundle
     console = Console(soft_wrap=True, highlight=False)
     console.print(table(document, f"{name} on {args.split} of {args.data}, {document['rows']:,} rows"))
     if document["p_up"]:
@@ -153,6 +156,12 @@ def _evaluate(args: argparse.Namespace) -> int:
         value = figures["auc_of_not_up"]
         shown = "–" if value is None else f"{value:.4f}"
         console.print(f"held out {task}: AUC of 1 − P(UP) {shown}, {figures['positives']} positives")
+    if truth := document.get("recovery"):
+        console.print(
+            f"recovery of P(UP): mean {truth['mean']:.4f} (true {truth['mean_true']:.4f}), ECE {truth['ece']:.4f}, AUC "
+            f"against the true state {truth['auc_state']:.4f} (oracle {truth['auc_state_oracle']:.4f}, "
+            f"{truth['auc_of_oracle']:.1%} of it), correlation {truth['correlation']:.3f}"
+        )
     if args.json:
         write_file(args.json, json.dumps(document, indent=1).encode())
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from training.dataset import Prepared
 from training.errors import RunInvalid
 from training.evaluate import report
 from training.predict import Predictions, predict
+from training.recovery import recovery, true_rows
 from training.run import read_run
 
 
-def evaluate_run(folder: Path, data: Prepared, split: str) -> dict[str, Any]:
-    """Return the evaluation document of a finished run.
+def evaluate_run(folder: Path, data: Prepared, split: str, truth: Path | None = None) -> dict[str, Any]:
+    """Return the evaluation document of a finished run; with `truth`, a simulated log's folder, its recovery too.
 
     Raises:
         RunInvalid: the run is unfinished, or was trained with another feature schema than the data's.
@@ -27,12 +29,11 @@ def evaluate_run(folder: Path, data: Prepared, split: str) -> dict[str, Any]:
     run = read_run(folder)
     if run.schema != data.schema:
         raise RunInvalid(str(folder), found="another feature schema", expected=f"that of {data.folder}")
-    rows = data.split(split)
-    names = [task.name for task in data.tasks]
-    return report(predict(run.trained_network(), rows), rows, names, run.description.task_names)
+    found = predict(run.trained_network(), data.split(split))
+    return _document(found, data, split, run.description.task_names, truth)
 
 
-def evaluate_bundle(folder: Path, data: Prepared, split: str) -> dict[str, Any]:
+def evaluate_bundle(folder: Path, data: Prepared, split: str, truth: Path | None = None) -> dict[str, Any]:
     """Return the evaluation document of a bundle, rows scored by its graph, request by request.
 
     Raises:
@@ -54,5 +55,15 @@ def evaluate_bundle(folder: Path, data: Prepared, split: str) -> dict[str, Any]:
         if bundle.manifest.has_latent:
             p_joint[group], p_up[group] = outputs[P_JOINT], outputs[P_UP]
     found = Predictions(p, p_joint, p_up) if bundle.manifest.has_latent else Predictions(p, None, None)
-    names = [task.name for task in data.tasks]
-    return report(found, rows, names, bundle.manifest.task_names)
+    return _document(found, data, split, bundle.manifest.task_names, truth)
+
+
+def _document(
+    found: Predictions, data: Prepared, split: str, learned: Sequence[str], truth: Path | None
+) -> dict[str, Any]:
+    document = report(found, data.split(split), [task.name for task in data.tasks], learned)
+    if truth is None:
+        return document
+    if found.p_up is None:
+        raise RunInvalid("--truth", found="a model without P(UP)", expected="one with the latent state")
+    return document | {"recovery": recovery(found.p_up, *true_rows(truth, data, split))}
