@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bundle.encode import SchemaEncoder
-from bundle.errors import BundleError
+from bundle.errors import BundleError, FileMissing
 from bundle.files import sha256_of
 from bundle.manifest import MANIFEST_FILE, Manifest
 from bundle.read import read_bundle
@@ -127,7 +127,11 @@ class ModelRepository:
 
     def _load(self, name: str, version: int, content: str) -> LoadedModel:
         """Return a version that has passed every check of its own, or raise the first complaint."""
-        bundle = read_bundle(self._settings.models / name / str(version))
+        folder = self._settings.models / name / str(version)
+        try:
+            bundle = read_bundle(folder)
+        except OSError as exc:  # taken away or made unreadable while it was read
+            raise FileMissing(str(exc.filename or folder), found=exc.strerror, expected="a readable file") from exc
         engine = Engine(bundle, self._settings.warmup_runs)
         return LoadedModel(name, version, content, bundle.manifest, SchemaEncoder(bundle.schema), engine)
 

@@ -73,7 +73,11 @@ class Reloader:
 
     def _run(self) -> None:
         while not self._stop.wait(self._settings.reload_seconds):
-            self.look()
+            try:
+                self.look()
+            except Exception as exc:  # noqa: BLE001 - a bug in one look is shown, and must not end all looks
+                self._metrics.load_failures.labels("look", type(exc).__name__).inc()
+                _LOG.exception("a look at models and config failed")
 
     def _publish(self, model: LoadedModel) -> None:
         self._serving.publish(take_snapshot(model, self.config))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gc
 import logging
+import multiprocessing
+import os
 import socket
 from types import FrameType
 
@@ -32,13 +34,17 @@ class DrainingServer(uvicorn.Server):
         """Serve until the lifecycle's drain window is over."""
         super().__init__(config)
         self._lifecycle = lifecycle
+        parent = multiprocessing.parent_process()
+        self._supervisor = None if parent is None else parent.pid
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain; a second signal ends the window, so that Ctrl-C twice is quick."""
         self._lifecycle.drain()
 
     async def on_tick(self, counter: int) -> bool:
-        """Look ten times a second whether to stop."""
+        """Look ten times a second whether to stop; a worker without its supervisor drains too."""
+        if self._supervisor not in (None, os.getppid()) and self._lifecycle.stop_at is None:
+            self._lifecycle.drain()
         if self._lifecycle.stopped:
             self.should_exit = True
         return await super().on_tick(counter)

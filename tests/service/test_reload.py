@@ -129,6 +129,38 @@ def test_a_version_written_slowly_serves_once_it_is_whole(reloader, places, make
     assert value(reloader, "dlen_last_reload_successful", kind="model") == 1
 
 
+def test_a_version_that_cannot_be_read_is_refused_by_name(reloader, places, make_bundle, monkeypatch):
+    def unreadable(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(folder / "model.onnx"))
+
+    monkeypatch.setattr("service.models.read_bundle", unreadable)
+    make_bundle(places[0] / "tiny" / "2")
+    reloader.look()
+    assert serving(reloader) == (1, 3.0)
+    assert value(reloader, "dlen_load_failures_total", kind="model", reason="FileMissing") == 1
+
+
+def test_a_look_that_fails_is_counted_and_not_the_last_one(places, monkeypatch):
+    settings = Settings(models=places[0], fusion=places[1], reload_seconds=0.01)
+    made = Reloader(settings, Metrics(CollectorRegistry()), Serving())
+    made.load()
+    looks = 0
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(made, "look", look)
+    made.start()
+    give_up = time.monotonic() + 10
+    while looks < 3 and time.monotonic() < give_up:
+        time.sleep(0.01)
+    made.stop()
+    assert looks >= 3
+    assert (value(made, "dlen_load_failures_total", kind="look", reason="KeyError") or 0) >= 3
+
+
 def test_nothing_at_the_start_is_an_error(places, tmp_path):
     (tmp_path / "none").mkdir()
     settings = Settings(models=tmp_path / "none", fusion=places[1])
@@ -169,7 +201,7 @@ def test_swaps_under_load_mix_no_versions_and_fail_no_request(
     serve, places, make_body, swap: Callable[[Path, str], None]
 ):
     original = places[1].read_text()
-    service = serve(models=places[0], fusion=places[1].parent, DLEN_RELOAD_SECONDS="0.2", DLEN_MAX_IN_FLIGHT="50")
+    service = serve(models=places[0], fusion=places[1].parent, DLEN_RELOAD_SECONDS="0.2", DLEN_QUEUE_MS="10000")
     body, seen, failures = make_body(20), [], []
     stop = threading.Event()
 

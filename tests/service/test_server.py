@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -98,7 +99,7 @@ def test_settings_come_from_flags_then_environment_then_file(serve, tmp_path, bo
 
 
 def test_requests_in_flight_and_in_the_drain_window_are_answered(serve, body):
-    service = serve(DLEN_DRAIN_SECONDS="1.0")
+    service = serve(DLEN_DRAIN_SECONDS="1.0", DLEN_QUEUE_MS="10000")
     statuses: list[int] = []
     stop = threading.Event()
 
@@ -174,6 +175,45 @@ def test_a_killed_worker_is_replaced_and_its_counts_stay(serve, body):
         assert client.post(f"{service.url}/v1/rank", json=body).status_code == 200
     assert before + 1 == service.metric("dlen_http_requests_total", route="/v1/rank")
     assert service.metric("dlen_rank_in_flight_limit") == 4
+
+
+def test_workers_do_not_outlive_their_supervisor(serve, body):
+    service = serve("--workers", "2", DLEN_DRAIN_SECONDS="0")
+    pids = worker_pids(service.process.pid)
+    assert len(pids) == 2
+    service.process.kill()
+    service.process.wait()
+    give_up = time.monotonic() + 20
+    while any(is_running(pid) for pid in pids) and time.monotonic() < give_up:
+        time.sleep(0.05)
+    assert not any(is_running(pid) for pid in pids)
+
+
+def test_a_single_process_goes_on_when_the_shell_that_started_it_ends(tmp_path, models_folder, fusion_file):
+    log = tmp_path / "log"
+    command = (
+        f"{sys.executable} -m cli serve --models {models_folder} --fusion {fusion_file} --port 0 --metrics-port 0"
+        f" 2>{log} & echo $!"
+    )
+    shell = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True, timeout=60)
+    pid = int(shell.stdout)
+    try:
+        give_up = time.monotonic() + 40
+        while "serving on" not in log.read_text() and time.monotonic() < give_up:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        url = re.search(r"serving on (\S+),", log.read_text())[1]
+        assert httpx.get(f"{url}/readyz").status_code == 200
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def worker_pids(parent: int) -> list[int]:
