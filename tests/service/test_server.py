@@ -193,7 +193,7 @@ def test_a_single_process_goes_on_when_the_shell_that_started_it_ends(tmp_path, 
     log = tmp_path / "log"
     command = (
         f"{sys.executable} -m cli serve --models {models_folder} --fusion {fusion_file} --port 0 --metrics-port 0"
-        f" 2>{log} & echo $!"
+        f" >{log} 2>&1 & echo $!"
     )
     shell = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True, timeout=60)
     pid = int(shell.stdout)
