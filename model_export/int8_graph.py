@@ -19,16 +19,9 @@ from torch import nn
 
 from bundle.manifest import ITEM_CODES, ITEM_VALUES, Tensor
 from model_export.graph import Layer, ServingGraph, array
+from model_export.item_columns import ITEM_ZERO_POINT, WEIGHT_STEPS, ItemRows, item_rows
 from model_export.onnx_writer import GraphWriter
-from model_export.quantise import (
-    ITEM_ZERO_POINT,
-    WEIGHT_STEPS,
-    IntegerLayer,
-    ItemRows,
-    Quantised,
-    gates_on_x,
-    item_rows,
-)
+from model_export.quantise import IntegerLayer, Quantised, gates_on_x
 from training.models.backbones import PLE, SharedBottom
 from training.models.heads import LatentHead
 from training.models.layers import BatchedMLP, Block, PartLayout
@@ -75,7 +68,7 @@ class Int8Graph(ServingGraph):
                 self.item_tables[size] = self.writer.constant(np.concatenate(pieces), f"item_table_{size}")
 
     def _scale(self, rows: ItemRows) -> NDArray[np.float32]:
-        return self.quantised.item_scale_K[rows.at : rows.at + rows.size]
+        return self.quantised.items.divisor_K[rows.at : rows.at + rows.size]
 
     def _item_part(self, item: PartLayout) -> str:
         """Return the item part of x as bytes [N, Ki]."""
@@ -84,9 +77,17 @@ class Int8Graph(ServingGraph):
         columns = w.split(ITEM_CODES, sizes) if item.blocks else []
         pieces = [self._embed_bytes(block, edge) for block, edge in zip(item.blocks, columns, strict=True)]
         if ITEM_VALUES in self.given:
-            scale = self.quantised.item_scale_K[-(item.values_end - item.values_start) :]
-            pieces.append(self._bytes(w.op("Div", ITEM_VALUES, w.constant(scale))))
+            pieces.append(self._values(item.values_end - item.values_start))
         return w.concat(pieces)
+
+    def _values(self, values: int) -> str:
+        """Return standardised values as bytes, each spread over its columns, in one product."""
+        w, items = self.writer, self.quantised.items
+        first = self.item_width - values
+        mine = items.source_K >= first
+        spread = np.zeros((values, int(mine.sum())), dtype=np.float32)
+        spread[items.source_K[mine] - first, np.arange(spread.shape[1])] = 1 / items.divisor_K[mine]
+        return self._bytes(w.op("Gemm", ITEM_VALUES, w.constant(spread), w.constant(items.shift_K[mine])))
 
     def _embed_bytes(self, block: Block, codes: str) -> str:
         first_rows = self.network.inputs.offsets[block.start : block.end].tolist()
@@ -146,7 +147,7 @@ class Int8Graph(ServingGraph):
     def _experts_on_x(self, name: str, mlp: BatchedMLP) -> list[str]:
         """Return each network's output as bytes [1, N, 1, H] where all read x."""
         first, *later = self.quantised.layers[mlp]
-        image = self._image(self.x_item, self.item_width)
+        image = self._image(self.x_item, len(self.quantised.items.source_K))
         return [
             self._chain(self._convolve(image, self.middle, first, e, self.shares_of_request[f"{name} {e}"]), later, e)
             for e in range(len(first.scale_EH))

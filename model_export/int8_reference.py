@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model_export.quantise import ACTIVATION_STEPS, WEIGHT_STEPS, IntegerLayer, Quantised
+from model_export.quantise import ACTIVATION_STEPS, IntegerLayer, Quantised
 from training.models.network import Network
 
 
@@ -38,12 +38,12 @@ class _OnX(nn.Module):
     def __init__(self, layers: tuple[IntegerLayer, ...], quantised: Quantised, request_width: int) -> None:
         super().__init__()
         self.layers, self.request_width = layers, request_width
-        self.item_scale_K = torch.from_numpy(quantised.item_scale_K)
+        self.items = quantised.items
 
     def accumulated(self, x_BK: Tensor) -> Tensor:
         """Return the item part's product and the request's share, [E, B, H] each, in accumulated units."""
         layer = self.layers[0]
-        steps = (x_BK[:, self.request_width :] / self.item_scale_K).clamp(-WEIGHT_STEPS, WEIGHT_STEPS).round()
+        steps = self.items.steps(x_BK[:, self.request_width :])
         assert layer.request_EKH is not None
         request = x_BK[:, : self.request_width] @ torch.from_numpy(layer.request_EKH)
         return torch.stack(

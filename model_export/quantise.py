@@ -21,14 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model_export.errors import PrecisionRefused
+from model_export.item_columns import WEIGHT_STEPS, ItemColumns, item_columns
 from training.models.backbones import MMOE, PLE, Gates, PLELevel, SharedBottom
 from training.models.heads import IndependentHead, LatentHead
-from training.models.layers import BatchedMLP, InputLayer
+from training.models.layers import BatchedMLP
 from training.models.network import Network
 
 ACTIVATION_STEPS = 255
-WEIGHT_STEPS = 127
-ITEM_ZERO_POINT = 128
 QUIET_CHANNEL = 0.05
 """A channel counts as at least this share of its network's loudest, so that one unseen peak does not clip."""
 _ROWS_AT_ONCE = 2048
@@ -59,12 +58,12 @@ class Quantised:
 
     Attributes:
         network: function-preserving copy whose hidden activations span 0…255; what stays in float32 reads it.
-        item_scale_K: what one step of each item input is worth [Ki].
+        items: how the item part of x becomes bytes.
         layers: integer layers of each expert and latent network, and of the gates that read x.
     """
 
     network: Network
-    item_scale_K: Floats
+    items: ItemColumns
     layers: dict[nn.Module, tuple[IntegerLayer, ...]]
 
 
@@ -76,18 +75,22 @@ def quantise(network: Network, codes: Tensor, values: Tensor) -> Quantised:
     """
     maxima = _maxima(network, codes, values)
     level = equalise(network, maxima)
-    item_scale = _item_scale(network.inputs, values)
+    items = item_columns(network.inputs, values)
     request_width = network.inputs.parts[0].width
+    means = _mean_inputs(level, codes, values, items)
     layers: dict[nn.Module, tuple[IntegerLayer, ...]] = {}
     for mlp, reads_x in _integer_networks(level):
         weights, biases = _arrays(mlp.weights), [bias[:, 0] for bias in _arrays(mlp.biases)]
-        first = _on_x(weights[0], biases[0], item_scale, request_width) if reads_x else _layer(weights[0], biases[0])
-        layers[mlp] = (first, *(_layer(w, b) for w, b in zip(weights[1:], biases[1:], strict=True)))
+        made = []
+        for index, (weight, bias, mean) in enumerate(zip(weights, biases, means[mlp], strict=True)):
+            on_x = reads_x and index == 0
+            made.append(_on_x(weight, bias, mean, items, request_width) if on_x else _layer(weight, bias, mean))
+        layers[mlp] = tuple(made)
     for gates in gates_on_x(level):
         weight, bias = _arrays([gates.weight, gates.bias])
-        wide = weight.transpose(1, 0, 2).reshape(1, weight.shape[1], -1)
-        layers[gates] = (_on_x(wide, bias.reshape(1, -1), item_scale, request_width),)
-    return Quantised(level, item_scale, layers)
+        wide, mean = weight.transpose(1, 0, 2).reshape(1, weight.shape[1], -1), means[_integer_networks(level)[0][0]][0]
+        layers[gates] = (_on_x(wide, bias.reshape(1, -1), mean[:1], items, request_width),)
+    return Quantised(level, items, layers)
 
 
 def equalise(network: Network, maxima: dict[str, list[Tensor]]) -> Network:
@@ -114,32 +117,6 @@ def gates_on_x(network: Network) -> list[Gates]:
     assert isinstance(first, MMOE | PLELevel)
     shared = first.shared_gate if isinstance(first, PLELevel) else None
     return [first.gates] if shared is None else [first.gates, shared]
-
-
-@dataclass(frozen=True)
-class ItemRows:
-    """Where one item feature's embeddings lie: rows of the table of its size, columns of the item part of x."""
-
-    size: int
-    first_row: int
-    end_row: int
-    at: int
-    is_list: bool
-
-
-def item_rows(inputs: InputLayer) -> list[ItemRows]:
-    """Return where each embedded item feature lies, in the order of x."""
-    starts: dict[int, set[int]] = {}
-    for part in inputs.parts:
-        for block in part.blocks:
-            starts.setdefault(block.size, set()).update(inputs.offsets[block.start : block.end].tolist())
-    found, at = [], 0
-    for block in inputs.parts[1].blocks:
-        for row in inputs.offsets[block.start : (block.start + 1 if block.is_list else block.end)].tolist():
-            end = min((r for r in starts[block.size] if r > row), default=len(inputs.tables[str(block.size)]))
-            found.append(ItemRows(block.size, row, end, at, block.is_list))
-            at += block.size
-    return found
 
 
 def _integer_networks(network: Network) -> list[tuple[BatchedMLP, bool]]:
@@ -215,6 +192,29 @@ def _maxima(network: Network, codes: Tensor, values: Tensor) -> dict[str, list[T
     return found
 
 
+def _mean_inputs(network: Network, codes: Tensor, values: Tensor, items: ItemColumns) -> dict[nn.Module, list[Floats]]:
+    """Return the mean input of each layer [E, K] over the rows, of one that reads x in item steps."""
+    request_width = network.inputs.parts[0].width
+    sums: dict[nn.Module, list[Tensor]] = {}
+
+    def look(mlp: nn.Module, inputs: tuple[Any, ...]) -> None:
+        assert isinstance(mlp, BatchedMLP)
+        x = inputs[0]
+        first = items.steps(x[:, request_width:]).expand(len(mlp.weights[0]), -1, -1) if x.dim() == 2 else x
+        seen = [first.sum(1), *(hidden.sum(1) for hidden in list(_hidden(mlp, x))[:-1])]
+        sums[mlp] = [a + b for a, b in zip(sums[mlp], seen, strict=True)] if mlp in sums else seen
+
+    hooks = [mlp.register_forward_pre_hook(look) for mlp, _ in _integer_networks(network)]
+    try:
+        with torch.inference_mode():
+            for at in range(0, len(codes), _ROWS_AT_ONCE):
+                network(codes[at : at + _ROWS_AT_ONCE], values[at : at + _ROWS_AT_ONCE])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {mlp: _arrays([total / len(codes) for total in totals]) for mlp, totals in sums.items()}
+
+
 def _hidden(mlp: BatchedMLP, x: Tensor) -> Iterator[Tensor]:
     """Yield the activations [E, B, H] layer by layer."""
     for weight, bias in zip(mlp.weights, mlp.biases, strict=True):
@@ -240,33 +240,29 @@ def _rescale(mlp: BatchedMLP, scales: list[Tensor]) -> None:
             before = scale
 
 
-def _item_scale(inputs: InputLayer, values: Tensor) -> Floats:
-    """Return the worth of one step [Ki]: each embedding column's largest entry, each value's largest in the rows."""
-    part = inputs.parts[1]
-    tables = {size: table.detach() for size, table in inputs.tables.items()}
-    largest = [tables[str(rows.size)][rows.first_row : rows.end_row].abs().amax(0) for rows in item_rows(inputs)]
-    if part.values_end > part.values_start:
-        largest.append(values[:, part.values_start : part.values_end].abs().amax(0))
-    scale = torch.cat(largest) / WEIGHT_STEPS
-    return np.asarray(torch.where(scale > 0, scale, torch.ones_like(scale)).numpy(), dtype=np.float32)
+def _layer(weight_EKH: Floats, bias_EH: Floats, mean_EK: Floats) -> IntegerLayer:
+    weight, scale, correction = _steps(weight_EKH, mean_EK)
+    return IntegerLayer(weight, scale, bias_EH / scale + correction)
 
 
-def _layer(weight_EKH: Floats, bias_EH: Floats) -> IntegerLayer:
-    weight, scale = _steps(weight_EKH)
-    return IntegerLayer(weight, scale, bias_EH / scale)
-
-
-def _on_x(weight_EKH: Floats, bias_EH: Floats, item_scale_K: Floats, request_width: int) -> IntegerLayer:
-    weight, scale = _steps(weight_EKH[:, request_width:] * item_scale_K[:, None])
+def _on_x(weight_EKH: Floats, bias_EH: Floats, mean_EK: Floats, items: ItemColumns, request_width: int) -> IntegerLayer:
+    folded = weight_EKH[:, request_width + items.source_K] * items.worth_K[:, None]
+    weight, scale, correction = _steps(folded, mean_EK)
     request = weight_EKH[:, :request_width] / scale[:, None]
-    return IntegerLayer(weight, scale, bias_EH / scale, request.astype(np.float32))
+    return IntegerLayer(weight, scale, bias_EH / scale + correction, request.astype(np.float32))
 
 
-def _steps(weight_EKH: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Return int8 weights and the worth of one step per output channel."""
+def _steps(weight_EKH: Floats, mean_EK: Floats) -> tuple[NDArray[np.int8], Floats, Floats]:
+    """Return int8 weights, the worth of one step per output channel, and what rounding takes from its mean [E, H].
+
+    Inputs are not centred (ReLU), so rounded weights move a channel's mean; the bias gives it back (Nagel et
+    al., 2019, "Data-free quantization through weight equalization and bias correction", §4.2).
+    """
     largest = np.abs(weight_EKH).max(axis=1, initial=0)
     scale = (np.where(largest > 0, largest, 1) / WEIGHT_STEPS).astype(np.float32)
-    return np.rint(weight_EKH / scale[:, None]).astype(np.int8), scale
+    exact = weight_EKH / scale[:, None]
+    whole = np.rint(exact)
+    return whole.astype(np.int8), scale, (mean_EK[:, None] @ (exact - whole))[:, 0]
 
 
 def _arrays(tensors: Any) -> list[Floats]:
