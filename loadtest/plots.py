@@ -7,6 +7,7 @@ import io
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from loadtest.compare import Comparison
 from loadtest.measure import Measurement, decode_histogram
@@ -37,11 +38,18 @@ def plot_sweep(title: str, sweep: Sweep, slo: Slo) -> bytes:
         label = f"highest rate that holds: {sweep.highest_rate_per_s:.0f}/s"
         above.axvline(sweep.highest_rate_per_s, color="tab:green", linestyle=":", label=label)
     above.set_yscale("log")
+    above.yaxis.set_major_formatter(ScalarFormatter())
+    above.yaxis.set_minor_formatter(ScalarFormatter())
+    errors = above.twinx()
+    shares = [100 * step.measurement.error_share for step in steps]
+    errors.plot(rates, shares, color="tab:red", marker="x", alpha=0.5)
+    errors.set_ylabel("not answered 2xx, %", color="tab:red")
+    errors.set_ylim(0, max(1.0, *shares))
     above.set(title=title, xlabel="offered requests a second", ylabel="latency of 2xx from intended send, ms")
     above.grid(alpha=0.3)
     above.legend()
     draw_percentiles(below, {f"{step.rate_per_s:.0f}/s": step.measurement.histogram for step in steps})
-    below.set_ylim(top=4 * slo.p99_ms)
+    below.set_ylim(top=min(below.get_ylim()[1], 4 * slo.p99_ms))
     return _png(figure)
 
 

@@ -32,7 +32,8 @@ class Slo:
         if figures.ok == 0:
             return "no 2xx answer"
         if figures.error_share > self.max_error_share:
-            return f"errors {figures.error_share:.2%}"
+            worst = next(name for name in figures.statuses if not name.startswith("2"))
+            return f"errors {figures.error_share:.2%}, mostly {worst}"
         if not figures.latency_ms["p99"] <= self.p99_ms:
             return f"p99 {figures.latency_ms['p99']:.1f} ms"
         if figures.achieved_rate < self.min_achieved_share * figures.offered_rate:
@@ -56,8 +57,8 @@ class Sweep:
     Attributes:
         highest_rate_per_s: highest rate tried at which the objective held, below the lowest at which it did not;
             None where it held nowhere.
-        generator_limited: the step that ended the search failed while the generator itself was late, so that the
-            server may hold more.
+        generator_limited: the step that ended the search was too slow while the generator itself was late, so that
+            the server may hold more.
         open_ended: the objective held up to the highest rate that was allowed.
     """
 
@@ -129,5 +130,6 @@ def sweep(
             break
         else:
             rate = math.sqrt(low * failed.rate_per_s)
-    late = failed is not None and failed.measurement.ok > 0 and not failed.measurement.valid
+    slow = failed is not None and failed.measurement.ok > 0 and failed.measurement.error_share <= slo.max_error_share
+    late = failed is not None and slow and not failed.measurement.valid
     return Sweep(tuple(steps), low, generator_limited=late, open_ended=failed is None)

@@ -63,13 +63,19 @@ def test_a_search_ended_by_a_late_generator_says_so():
     assert "generator" in found.summary
 
 
+def test_a_search_ended_by_errors_does_not_blame_the_generator():
+    failing = dataclasses.replace(figures(10, lag_ms=500), ok=50, statuses={"200": 50, "503": 50})
+    found = sweep(lambda rate: figures(10) if rate < 40 else failing, Slo(p99_ms=50), 10, 300)
+    assert not found.generator_limited
+
+
 @pytest.mark.parametrize(
     ("measurement", "why"),
     [
         (figures(10), None),
         (figures(60), "p99 60"),
         (figures(10, status=503), "no 2xx"),
-        (dataclasses.replace(figures(10), ok=99), "errors 1.00%"),
+        (dataclasses.replace(figures(10), ok=99, statuses={"200": 99, "503": 1}), "errors 1.00%, mostly 503"),
         (dataclasses.replace(figures(10), achieved_rate=90.0), "achieved 90%"),
     ],
 )
