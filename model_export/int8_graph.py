@@ -26,6 +26,7 @@ from training.models.backbones import PLE, SharedBottom
 from training.models.heads import LatentHead
 from training.models.layers import BatchedMLP, Block, PartLayout
 
+WIDE_INPUT = 256
 _INT32 = 6
 
 
@@ -44,6 +45,7 @@ class Int8Graph(ServingGraph):
         self.item_offsets: dict[tuple[int, int], int] = {}
         self.list_tables: dict[tuple[int, int], str] = {}
         self.gate_layers: dict[str, IntegerLayer] = {}
+        self.later_biases: dict[tuple[int, int], str] = {}
 
     # ---- inputs
 
@@ -120,13 +122,28 @@ class Int8Graph(ServingGraph):
         return {f"{name} {e}": (layer.request_EKH[e], layer.bias_EH[e]) for e in range(len(layer.bias_EH))}
 
     def _open_layers_on_x(self, x_request: str | None) -> None:
-        """Compute the request's share once: of the chains as int32 bias, of the gates as float32."""
+        """Compute the request's share once: of the chains as int32 bias, of the gates as float32.
+
+        Biases of wide later layers, constants though they are, come out of the same node: for a constant bias ONNX
+        Runtime takes a convolution kernel of its own, without AMX; from 256 inputs on its product is faster.
+        """
         w = self.writer
         layers = self.layers_on_x()
         share = w.reshape(self._share_of_request(x_request, list(layers.values())), [-1])
         whole = w.op("Cast", w.op("Round", share), to=_INT32)
-        pieces = w.split(whole, [len(bias) for _, bias in layers.values()], axis=0)
-        self.shares_of_request = dict(zip(layers, pieces, strict=True))
+        later = {
+            (id(layer), e): np.rint(layer.bias_EH[e]).astype(np.int32)
+            for of_network in self.quantised.layers.values()
+            for layer in of_network
+            if layer.request_EKH is None and layer.weight_EKH.shape[1] >= WIDE_INPUT
+            for e in range(len(layer.bias_EH))
+        }
+        if later:
+            whole = w.concat([whole, w.constant(np.concatenate(list(later.values())))], axis=0)
+        sizes = [len(bias) for _, bias in layers.values()] + [len(bias) for bias in later.values()]
+        pieces = w.split(whole, sizes, axis=0)
+        self.shares_of_request = dict(zip(layers, pieces, strict=False))
+        self.later_biases = dict(zip(later, pieces[len(layers) :], strict=True))
         for name, gates in zip(("gates", "shared gate"), gates_on_x(self.network), strict=False):
             layer = self.quantised.layers[gates][0]
             ((weight, bias),) = self._request_halves(name, gates).values()
@@ -165,7 +182,9 @@ class Int8Graph(ServingGraph):
 
     def _chain(self, image: str, layers: Sequence[IntegerLayer], e: int) -> str:
         for layer in layers:
-            bias = self.writer.constant(np.rint(layer.bias_EH[e]).astype(np.int32))
+            bias = self.later_biases.get((id(layer), e))
+            if bias is None:
+                bias = self.writer.constant(np.rint(layer.bias_EH[e]).astype(np.int32))
             image = self._convolve(image, self.zero, layer, e, bias)
         return image
 

@@ -74,3 +74,22 @@ def test_a_standardised_value_beyond_the_calibrated_ones_is_clipped(tmp_path, ma
     at_limit, above, far = (run_graph(session, {"item_values": k * largest[None, :]})["p"] for k in (1, 2, 1000))
     np.testing.assert_array_equal(above, far)
     np.testing.assert_allclose(at_limit, far, atol=1e-3)
+
+
+def test_layers_of_256_inputs_and_their_biases_that_come_at_run_time(tmp_path, make_network, random_rows):
+    encoding = {"type": "hash", "buckets": 9}
+    feature = {"kind": "categorical", "value_type": "integer", "encoding": encoding}
+    features = [{"name": side, "side": side} | feature for side in ("user", "item")]
+    schema = FeatureSchema.model_validate({"features": features})
+    network = make_network("dlen-ple", schema, 2, 1, 2, expert_hidden=(256, 16), latent_hidden=(256, 16))
+    for mlp in (network.backbone.levels[0].experts, network.backbone.levels[1].experts, network.head.latent):
+        torch.nn.init.normal_(mlp.biases[1], std=0.5)
+    rows, tensors = random_rows(schema, 60, 1), input_tensors(schema)
+    quantised = quantise(network, *rows.batch(0, 60))
+    Int8Graph(quantised, tensors).write(tmp_path)
+    items = np.arange(60)
+    found = run_graph(open_session(tmp_path / "model.onnx"), rows.request(0, items, tensors))
+    for output, wanted in network_outputs(reference_network(quantised), *rows.rows_of(0, items)).items():
+        np.testing.assert_allclose(found[output], wanted, rtol=0, atol=2e-3)
+    for output, wanted in network_outputs(network, *rows.rows_of(0, items)).items():
+        np.testing.assert_allclose(found[output], wanted, rtol=0, atol=0.02)
