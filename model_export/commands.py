@@ -158,9 +158,10 @@ def _evaluate(args: argparse.Namespace) -> int:
         console.print(f"held out {task}: AUC of 1 − P(UP) {shown}, {figures['positives']} positives")
     if truth := document.get("recovery"):
         console.print(
-            f"recovery of P(UP): mean {truth['mean']:.4f} (true {truth['mean_true']:.4f}), ECE {truth['ece']:.4f}, AUC "
-            f"against the true state {truth['auc_state']:.4f} (oracle {truth['auc_state_oracle']:.4f}, "
-            f"{truth['auc_of_oracle']:.1%} of it), correlation {truth['correlation']:.3f}"
+            f"recovery of P(UP): mean {truth['mean_p_up']:.4f} (true {truth['mean_u']:.4f}), ECE {truth['ece']:.4f}, "
+            f"AUC against the true state {truth['auc']:.4f} (oracle {truth['oracle_auc']:.4f}, "
+            f"{truth['auc'] / truth['oracle_auc']:.1%} of it), correlation with the truth {truth['correlation']:.3f}, "
+            f"with habits {truth['habit_correlation']:.3f} (true {truth['oracle_habit_correlation']:.3f})"
         )
     if args.json:
         write_file(args.json, json.dumps(document, indent=1).encode())

@@ -12,11 +12,12 @@ from bundle.errors import ManifestInvalid
 from bundle.manifest import P_JOINT, P_UP, P
 from bundle.read import read_bundle
 from model_export.parity import SampleRows, open_session, request_groups, run_graph
+from simulator.oracle import recovery
 from training.dataset import Prepared
 from training.errors import RunInvalid
 from training.evaluate import report
 from training.predict import Predictions, predict
-from training.recovery import recovery, true_rows
+from training.recovery import truth_of
 from training.run import read_run
 
 
@@ -66,4 +67,4 @@ def _document(
         return document
     if found.p_up is None:
         raise RunInvalid("--truth", found="a model without P(UP)", expected="one with the latent state")
-    return document | {"recovery": recovery(found.p_up, *true_rows(truth, data, split))}
+    return document | {"recovery": recovery(found.p_up, truth_of(truth, data, split)).to_dict()}
