@@ -40,7 +40,7 @@ from training.run import read_run
 EXPORTED, UNROLLED, FP32, INT8 = "torch export", "torch export, unrolled", "fp32", "int8"
 REQUESTS = 8
 _SAMPLE_ROWS = 4000
-_CEILING_LAYERS, _CEILING_WIDTH = 8, 256
+_CEILING_LAYERS, _CEILING_WIDTH = 8, 512
 
 
 @dataclass(frozen=True)
@@ -196,27 +196,32 @@ def _times_ms(runners: dict[str, Callable[[], object]], rounds: int) -> dict[str
 
 
 def _ceilings(folder: Path, rounds: int) -> dict[str, float]:
-    """Return the GOP/s that one core reaches in nothing but products of [500, 256] and [256, 256]."""
+    """Return the GOP/s that one core reaches in nothing but products of [500, 512] and [512, 512]."""
     width, layers, rows = _CEILING_WIDTH, _CEILING_LAYERS, 500
+    x_tensor, bias_tensor, y_tensor = (
+        Tensor(name=name, dtype="float32", shape=(first, width))
+        for name, first in (("x", "N"), ("bias", 1), ("y", "N"))
+    )
+    weights_LKK = np.random.default_rng(0).integers(-100, 100, size=(layers, width, width))
     paths = {name: folder / f"ceiling-{name}" for name in (FP32, INT8)}
     for name, path in paths.items():
         path.mkdir()
         w = GraphWriter()
-        one, zero = w.constant(np.array(1, np.float32)), w.constant(np.array(0, np.uint8))
-        x = "x" if name == FP32 else w.reshape(w.op("QuantizeLinear", "x", one, zero), [1, -1, 1, width])
-        weights = np.random.default_rng(0).integers(-100, 100, size=(layers, width, width))
-        for weight in weights:
-            if name == FP32:
-                x = w.op(
-                    "Gemm", x, w.constant(weight.astype(np.float32) / 1000), w.constant(np.zeros(width, np.float32))
-                )
-            else:
-                bias = w.constant(np.zeros(width, np.int32))
-                x = convolve(w, x, zero, weight.astype(np.int8), np.full(width, 1e-4, np.float32), bias)
-        y = x if name == FP32 else w.op("DequantizeLinear", w.reshape(x, [-1, width]), one, zero)
-        tensors = [Tensor(name=end, dtype="float32", shape=("N", width)) for end in ("x", "y")]
-        w.write(path, MODEL_FILE, tensors[:1], [(tensors[1], y)])
-    inputs: Arrays = {"x": np.random.default_rng(0).uniform(0, 255, size=(rows, width)).astype(np.float32)}
+        x, bias = "x", w.reshape("bias", [-1])
+        if name == FP32:
+            for weight in weights_LKK:
+                x = w.op("Gemm", x, w.constant(weight.astype(np.float32) / 1000), bias)
+        else:
+            one, zero = w.constant(np.array(1, np.float32)), w.constant(np.array(0, np.uint8))
+            x = w.reshape(w.op("QuantizeLinear", x, one, zero), [1, -1, 1, width])
+            whole = w.op("Cast", bias, to=6)
+            for weight in weights_LKK:
+                x = convolve(w, x, zero, weight.astype(np.int8), np.full(width, 1e-4, np.float32), whole)
+            x = w.op("DequantizeLinear", w.reshape(x, [-1, width]), one, zero)
+        w.write(path, MODEL_FILE, [x_tensor, bias_tensor], [(y_tensor, x)])
+    random = np.random.default_rng(0)
+    inputs: Arrays = {"x": random.uniform(0, 255, size=(rows, width)).astype(np.float32)}
+    inputs["bias"] = np.zeros((1, width), dtype=np.float32)
     runners = {name: _runner(Graph(p, open_session(p / MODEL_FILE), True), [inputs]) for name, p in paths.items()}
     operations = 2 * rows * width * width * layers
     return {name: operations / ms / 1e6 for name, ms in _times_ms(runners, rounds).items()}

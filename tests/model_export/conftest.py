@@ -74,6 +74,9 @@ def make_network():
         )
         network = Network(config, schema, tasks)
         initialise(network, np.linspace(0.3, 0.01, tasks), tuple(f"t{i}" for i in range(tasks)))
+        for parameter, tensor in network.named_parameters():
+            if ".biases." in parameter or parameter.endswith("gates.bias"):
+                torch.nn.init.normal_(tensor, std=0.3)
         return network.eval()
 
     return make

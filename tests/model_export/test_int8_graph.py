@@ -82,8 +82,6 @@ def test_layers_of_256_inputs_and_their_biases_that_come_at_run_time(tmp_path, m
     features = [{"name": side, "side": side} | feature for side in ("user", "item")]
     schema = FeatureSchema.model_validate({"features": features})
     network = make_network("dlen-ple", schema, 2, 1, 2, expert_hidden=(256, 16), latent_hidden=(256, 16))
-    for mlp in (network.backbone.levels[0].experts, network.backbone.levels[1].experts, network.head.latent):
-        torch.nn.init.normal_(mlp.biases[1], std=0.5)
     rows, tensors = random_rows(schema, 60, 1), input_tensors(schema)
     quantised = quantise(network, *rows.batch(0, 60))
     Int8Graph(quantised, tensors).write(tmp_path)
