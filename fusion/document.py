@@ -166,9 +166,7 @@ def _mapping(node: yaml.MappingNode, path: KeyPath, document: Document) -> dict[
             )
         if key in result:
             expected = f"it once (line {document.places[here][1]})"
-            raise ConfigInvalid(
-                dotted(here), found="the key again", expected=expected, file=document.file, line=line
-            )
+            raise ConfigInvalid(dotted(here), found="the key again", expected=expected, file=document.file, line=line)
         document.places[here] = (document.file, line)
         result[key] = _value(value_node, here, document)
     return result

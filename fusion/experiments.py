@@ -162,9 +162,7 @@ class Assigner:
 
     def _evaluation(self, user_id: str, context: Mapping[str, Any] | None) -> EvaluationContext:
         attributes = {**context, USER: user_id} if context else {USER: user_id}
-        return EvaluationContext(
-            user=UserContext(attributes=attributes), global_ctx=self._global, stack=StackContext()
-        )
+        return EvaluationContext(user=UserContext(attributes=attributes), global_ctx=self._global, stack=StackContext())
 
     def _check_force(self, user_id: str, force: Mapping[str, str], privileged: bool) -> dict[str, Exposure]:
         if not privileged and user_id not in self._test_users:
@@ -219,8 +217,7 @@ def _arms(layer: Layer) -> tuple[_Arm, ...]:
             *experiment.slice,
             growthbook_experiment(layer, experiment, filters=False),
             tuple(
-                Exposure(layer.name, experiment.name, experiment.phase, variant.name)
-                for variant in experiment.variants
+                Exposure(layer.name, experiment.name, experiment.phase, variant.name) for variant in experiment.variants
             ),
         )
         for experiment in layer.experiments

@@ -78,7 +78,10 @@ class History:
         """Return the stored versions, the last one to become active first."""
         found = []
         for file in (self.folder / "versions").glob("*.json"):
-            found.append(StoredVersion(f"sha256:{file.stem}", file.stat().st_mtime))
+            try:
+                found.append(StoredVersion(f"sha256:{file.stem}", file.stat().st_mtime))
+            except FileNotFoundError:  # another process has just dropped it
+                continue
         return sorted(found, key=lambda stored: (-stored.last_active, stored.version))
 
     def resolve(self, prefix: str) -> str:
@@ -132,7 +135,10 @@ class History:
         Raises:
             HistoryError: the folder cannot be written.
         """
-        pinned = self.pinned()
+        try:
+            pinned = self.pinned()
+        except HistoryError:
+            pinned = "unreadable"  # a damaged pin can be taken away too
         if pinned is None:
             return
         with _translated(self.folder):
@@ -148,7 +154,7 @@ class History:
         file = self.folder / "pin.json"
         try:
             version = json.loads(file.read_bytes())["version"]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, TypeError) as exc:
             raise HistoryError(str(file), found=str(exc), expected='{"version": "sha256:…"}') from exc

@@ -86,8 +86,7 @@ def compile_config(
             expected.
     """
     policies = {
-        name: _compile(config, name, policy, tasks, has_p_up, calibrations)
-        for name, policy in config.policies.items()
+        name: _compile(config, name, policy, tasks, has_p_up, calibrations) for name, policy in config.policies.items()
     }
     by_choice: dict[Choice, tuple[str, CompiledPolicy]] = {}
     for choice, (name, policy) in all_policies(config).items():

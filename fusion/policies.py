@@ -85,8 +85,6 @@ class Expression(_Policy):
     attributes: Annotated[dict[Name, Number], Field(max_length=50)] = {}
 
 
-Policy = Annotated[
-    WeightedSum | PowerProduct | RankSum | RankProduct | Expression, Field(discriminator="formula")
-]
+Policy = Annotated[WeightedSum | PowerProduct | RankSum | RankProduct | Expression, Field(discriminator="formula")]
 POLICY: TypeAdapter[Policy] = TypeAdapter(Policy)
 """Validates one policy from plain data."""

@@ -58,8 +58,9 @@ def _check_weights(config: FusionConfig, policy: Policy, path: KeyPath) -> None:
     if isinstance(policy, PowerProduct):
         reach, form = total * -math.log(policy.epsilon), "Σ|w|·|log epsilon|"
     elif isinstance(policy, RankProduct):
-        reach, form = (total + policy.p_up) * math.log(2000.0**policy.beta + policy.smoothing), (
-            "Σ|w|·log(2000^beta + smoothing)"
+        reach, form = (
+            (total + policy.p_up) * math.log(2000.0**policy.beta + policy.smoothing),
+            ("Σ|w|·log(2000^beta + smoothing)"),
         )
     else:
         return

@@ -103,9 +103,7 @@ def _recorded(place: str, document: dict[str, Any]) -> Recorded:
         if not isinstance(values, list) or len(values) != count:
             raise RequestsInvalid(f"{place}: {what}", found=repr(values)[:60], expected=f"a list of {count}")
     numbers = {key: _array(place, attributes, key, (count,), bounded=False) for key in attributes}
-    return Recorded(
-        name, tuple(tasks), Probabilities(p_NT, joint, p_up), Candidates(ids, keys, numbers, seed=name)
-    )
+    return Recorded(name, tuple(tasks), Probabilities(p_NT, joint, p_up), Candidates(ids, keys, numbers, seed=name))
 
 
 def _array(

@@ -150,9 +150,7 @@ def _diversify(slate: Slate, rule: Mmr | Dpp) -> None:
         slate.skipped.append(rule.type)
         return
     if vectors_ND.ndim != 2 or len(vectors_ND) != len(slate.score_N):
-        raise InputInvalid(
-            "vectors_ND", found=f"shape {list(vectors_ND.shape)}", expected=f"[{len(slate.score_N)}, D]"
-        )
+        raise InputInvalid("vectors_ND", found=f"shape {list(vectors_ND.shape)}", expected=f"[{len(slate.score_N)}, D]")
     select = select_mmr if isinstance(rule, Mmr) else select_dpp
     head_M = slate.order_M[:pool]
     chosen = select(slate.score_N[head_M], vectors_ND[head_M], rule.depth, rule.relevance)

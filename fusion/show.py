@@ -200,9 +200,7 @@ def print_assignment(path: Path, user: str, context_text: str, json_file: Path |
     for reason in reasons:
         table.add_row(reason.layer, reason.experiment, reason.variant or "-", reason.why)
     Console(highlight=False).print(table if reasons else "no experiments in this config")
-    answer = [
-        {"layer": r.layer, "experiment": r.experiment, "variant": r.variant, "why": r.why} for r in reasons
-    ]
+    answer = [{"layer": r.layer, "experiment": r.experiment, "variant": r.variant, "why": r.why} for r in reasons]
     _write_json(json_file, {"user": user, "experiments": answer})
     return 0
 

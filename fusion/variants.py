@@ -112,9 +112,7 @@ def _check_disjoint(config: FusionConfig) -> None:
                 _check_leaf(config, (*path, "patch"), key, layer, patching)
 
 
-def _check_leaf(
-    config: FusionConfig, path: KeyPath, key: KeyPath, layer: int, patching: dict[KeyPath, int]
-) -> None:
+def _check_leaf(config: FusionConfig, path: KeyPath, key: KeyPath, layer: int, patching: dict[KeyPath, int]) -> None:
     for other, owner in patching.items():
         shorter = min(len(other), len(key))
         if owner != layer and other[:shorter] == key[:shorter]:

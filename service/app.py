@@ -9,6 +9,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from service.admin import admin_routes
 from service.errors import PROBLEM_MEDIA_TYPE, DeadlineExceeded, ServiceError, problem, slug
 from service.observe import Observed, request_id_of
 from service.openapi import describe
@@ -31,6 +32,8 @@ def build_app(worker: Worker) -> FastAPI:
     app.include_router(rank_routes(worker))
     app.include_router(v2_routes(worker))
     app.include_router(health_routes(worker))
+    if worker.settings.admin_keys_file is not None and worker.reloader.source.history is not None:
+        app.include_router(admin_routes(worker, worker.reloader.source.history))
     app.add_middleware(Observed, metrics=worker.metrics)
     app.add_middleware(Door, worker=worker, path=RANK_PATH)  # added last, so outermost
     app.add_exception_handler(ServiceError, _error_handler(worker))

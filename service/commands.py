@@ -29,6 +29,8 @@ def _register_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser
     )
     serve.add_argument("--models", help="folder of <name>/<version>/ bundles")
     serve.add_argument("--fusion", help="fusion config: a YAML file or a directory of them")
+    serve.add_argument("--fusion-state", help="folder for the config's history and pin (default: none kept)")
+    serve.add_argument("--admin-keys-file", help="file with admin keys, one per line (default: no admin routes)")
     serve.add_argument("--model", help="name of the one model to serve (default: all in the folder)")
     serve.add_argument("--version", help="version to hold on to (default: the highest good one)")
     serve.add_argument("--host", help="address of the API (default 127.0.0.1)")

@@ -12,6 +12,8 @@ ServiceError
 │   ├── DuplicateCandidate       422  two candidates of one id
 │   ├── ModelChoiceNeeded        422  several models are served and the request names none
 │   ├── VariantRefused           422  a forced variant that does not exist or may not be forced
+│   ├── AdminRefused             403  an admin route without a valid key
+│   ├── VersionUnknown           409  a config version that is not stored or cannot serve
 │   ├── HeaderInvalid            400  a header that does not parse
 │   ├── ModelUnknown             404  a model that is not served
 │   ├── BodyTooLarge             413  more bytes than `max_body_bytes`
@@ -22,6 +24,7 @@ ServiceError
 │   └── DeadlineExceeded         504  the caller's deadline passed before the answer
 ├── ModelFailed                  500  the model raised, or gave numbers that are not finite
 ├── PolicyFailed                 500  the fusion policy gave a score that is not finite
+├── StateFailed                  500  the fusion state folder cannot be read or written
 └── ClientError                  `dlen rank` or the client could not get an answer
     ├── RequestFileInvalid       the request file does not read
     ├── ServerUnreachable        no connection, or it broke
@@ -136,6 +139,20 @@ class VariantRefused(RequestRefused):
     title = "the variant cannot be forced"
 
 
+class AdminRefused(RequestRefused):
+    """An admin route was called without a valid key."""
+
+    status = 403
+    title = "an admin key is needed"
+
+
+class VersionUnknown(RequestRefused):
+    """A config version that is not stored, or that cannot serve."""
+
+    status = 409
+    title = "the version cannot serve"
+
+
 class HeaderInvalid(RequestRefused):
     """A header that does not parse."""
 
@@ -209,6 +226,12 @@ class PolicyFailed(ServiceError):
     """The fusion policy gave a score that is not finite."""
 
     title = "the fusion policy failed"
+
+
+class StateFailed(ServiceError):
+    """The fusion state folder cannot be read or written."""
+
+    title = "the fusion state failed"
 
 
 class ClientError(ServiceError):

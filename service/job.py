@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from service.admission import Deadline
 from service.errors import DeadlineExceeded, ModelFailed, PolicyFailed, ServiceError
@@ -27,6 +29,8 @@ class Order:
         given: the answer's encoding; a v2 exchange is both.
         compression: the body's Content-Encoding.
         request_id: the id to use where the body gives none.
+        wanted: variants to force, besides those that the body names.
+        privileged: whether the caller holds an admin key.
     """
 
     deadline: Deadline
@@ -34,6 +38,8 @@ class Order:
     given: Encoding | Exchange
     compression: str
     request_id: str
+    wanted: Mapping[str, str] = field(default_factory=dict)
+    privileged: bool = False
 
 
 class Job:
@@ -46,6 +52,7 @@ class Job:
         self._body = body
         self._parsed: tuple[RankRequest, Snapshot] | None = None
         self._seconds: float | None = None
+        self._answered = threading.Lock()
 
     async def answer(self) -> bytes:
         """Return the answer: the ranking, or the fallback order where the model overruns the deadline.
@@ -62,6 +69,8 @@ class Job:
         await asyncio.wait((future,), timeout=deadline.seconds_to_compute)
         if future.done():
             return future.result()
+        if not self._answered.acquire(blocking=False):
+            return await future  # it was just done
         if self._parsed is None or worker.settings.fallback == "none":
             raise DeadlineExceeded("deadline", found="no answer in time", expected=f"one in {deadline.budget_ms} ms")
         return self._degraded("overrun")
@@ -86,6 +95,9 @@ class Job:
         with stage("parse"):
             plain = inflate(self._body, order.compression, settings.max_body_bytes)
             request = order.taken.parse(plain, settings.max_candidates, order.request_id)
+            if order.wanted or order.privileged:
+                wanted = {**request.force_variant, **order.wanted}
+                request = replace(request, force_variant=wanted, privileged=order.privileged)
             snapshot = worker.serving.choose(request.model)
         self._parsed = request, snapshot
         worker.metrics.candidates.observe(len(request.ids))
@@ -96,9 +108,12 @@ class Job:
             worker.log_failure(order.request_id, exc)
             if settings.fallback == "none":
                 raise
-            return self._degraded(_REASONS[type(exc)])
+            return self._degraded(_REASONS[type(exc)]) if self._answered.acquire(blocking=False) else b""
         with stage("respond"):
-            return order.given.answer(ranking)
+            answer = order.given.answer(ranking)
+        if self._answered.acquire(blocking=False):  # else the answer was the fallback order, which exposes nobody
+            worker.ranker.note(ranking)
+        return answer
 
     def _degraded(self, reason: str) -> bytes:
         """Return the fallback order's bytes."""

@@ -88,7 +88,7 @@ class Metrics:
         self.exposures = Counter(
             "dlen_rank_exposures_total",
             "Requests ranked by a variant.",
-            ("layer", "experiment", "variant"),
+            ("layer", "experiment", "phase", "variant", "forced"),
             registry=r,
         )
         self.rules_skipped = Counter(

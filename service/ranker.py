@@ -5,8 +5,11 @@ Legend: N candidates, K of them returned, T tasks.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import orjson
 
 from bundle.columns import Column, ListColumn
 from bundle.encode import EncodedPart, PartEncoder
@@ -23,6 +26,7 @@ from service.metrics import Metrics
 from service.snapshot import Snapshot
 from service.wire.request import RankRequest, RawColumn, first_value, numbers, plain
 
+_EXPOSURES = logging.getLogger("service.exposures")
 GROUP = "group"
 """The key of rerank rules that a candidate's `group` gives."""
 
@@ -55,9 +59,10 @@ class Ranking:
 class Ranker:
     """Ranks requests; shared by threads."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, *, log_exposures: bool = True) -> None:
         """Keep where to count."""
         self._metrics = metrics
+        self._log_exposures = log_exposures
 
     def rank(self, request: RankRequest, snapshot: Snapshot, deadline: Deadline) -> Ranking:
         """Return the ranking of a request by one snapshot.
@@ -75,17 +80,19 @@ class Ranker:
             predicted = snapshot.model.engine.predict(user_part, item_part)
         with stage("fuse"):
             ranked, explanation = fuse(request, decision.policy, predicted)
-        self._count_ranked(decision, ranked)
         return Ranking(request, snapshot, decision, ranked, predicted, missing_features, explanation)
 
-    def _count_ranked(self, decision: Decision, ranked: Ranked) -> None:
-        """Count which variants took part, and what the rules could not do."""
-        for exposure in decision.exposures:
-            self._metrics.exposures.labels(exposure.layer, exposure.experiment, exposure.variant).inc()
+    def note(self, ranking: Ranking) -> None:
+        """Count and log which variants took part, and count what the rules could not do; once per answer."""
+        ranked, exposures = ranking.ranked, ranking.decision.exposures
+        for e in exposures:
+            self._metrics.exposures.labels(e.layer, e.experiment, e.phase, e.variant, str(e.forced).lower()).inc()
         for rule in ranked.skipped:
             self._metrics.rules_skipped.labels(rule).inc()
         if ranked.broken_caps:
             self._metrics.broken_caps.inc(ranked.broken_caps)
+        if exposures and self._log_exposures:
+            _EXPOSURES.info("%s", exposure_line(ranking))
 
     def _count_missing(self, *parts: EncodedPart) -> int:
         """Count the values that a request lacked, by feature; return how many."""
@@ -96,6 +103,20 @@ class Ranker:
                 self._metrics.missing.labels(feature).inc(rows)
                 total += rows
         return total
+
+
+def exposure_line(ranking: Ranking) -> str:
+    """Return the JSON that says who was ranked with which variants, by which model and config."""
+    request, snapshot = ranking.request, ranking.snapshot
+    document = {
+        "request_id": request.request_id,
+        "user_id": request.user_id,
+        "model": snapshot.model.name,
+        "model_version": str(snapshot.model.version),
+        "config_version": snapshot.fusion.version,
+        "exposures": ranking.decision.exposures,
+    }
+    return orjson.dumps(document).decode()
 
 
 def encode(request: RankRequest, snapshot: Snapshot) -> tuple[EncodedPart, EncodedPart]:
@@ -146,7 +167,7 @@ def decide(request: RankRequest, snapshot: Snapshot) -> Decision:
     """
     attributes = {name: first_value(column) for name, column in {**request.user, **request.context}.items()}
     try:
-        return snapshot.fusion.decide(request.user_id, attributes, request.force_variant)
+        return snapshot.fusion.decide(request.user_id, attributes, request.force_variant, privileged=request.privileged)
     except ForceError as exc:
         raise translated(exc, "$.force_variant") from exc
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import orjson
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
-from service.errors import BodyTooLarge, NotReady
+from service.admin_keys import KEY_HEADER
+from service.errors import BodyTooLarge, HeaderInvalid, NotReady
 from service.job import Job, Order
 from service.observe import request_id_of
 from service.openapi import RANK_OPENAPI, document_of
@@ -14,6 +17,7 @@ from service.wire.encodings import encoding_of_answer, encoding_of_body
 from service.worker import Worker
 
 RANK_PATH = "/v1/rank"
+FORCE_HEADER = "x-force-variant"
 CLIENT_CLOSED_REQUEST = 499
 """Nginx's status for a caller that left before its request was whole; nobody reads it but the metrics."""
 
@@ -32,6 +36,8 @@ def rank_routes(worker: Worker) -> APIRouter:
             given=encoding_of_answer(headers.get("accept")),
             compression=headers.get("content-encoding", "identity"),
             request_id=request_id_of(request),
+            wanted=wanted_variants(headers.get(FORCE_HEADER)),
+            privileged=worker.admin_keys.holds(headers.get(KEY_HEADER)),
         )
         try:
             body = await read_body(request, worker.settings.max_body_bytes)
@@ -41,6 +47,23 @@ def rank_routes(worker: Worker) -> APIRouter:
         return Response(answer, media_type=order.given.media_type, headers={"X-Request-Id": order.request_id})
 
     return router
+
+
+def wanted_variants(text: str | None) -> dict[str, str]:
+    """Return the variants that `layer=variant, …` wants.
+
+    Raises:
+        HeaderInvalid: it does not read so.
+    """
+    wanted: dict[str, str] = {}
+    for part in (text or "").split(",") if text else ():
+        layer, _, variant = (side.strip() for side in part.partition("="))
+        if not layer or not variant or layer in wanted or len(layer) > 256 or len(variant) > 256:
+            raise HeaderInvalid(
+                "header X-Force-Variant", found=repr(part[:40]), expected="layer=variant, each layer once"
+            )
+        wanted[layer] = variant
+    return wanted
 
 
 async def read_body(request: Request, limit_bytes: int) -> bytes:
@@ -87,11 +110,12 @@ def health_routes(worker: Worker) -> APIRouter:
 
     @router.get("/v1/config", summary="The fusion config that serves")
     async def config() -> Response:
-        """Return the version and content of the fusion config."""
+        """Return the version and content of the fusion config, and the process that answers."""
         snapshot = next(iter(worker.serving.snapshots.values()), None)
         if snapshot is None:
             raise NotReady("service", found="starting", expected="ready")
-        document = {"version": snapshot.fusion.version, "config": snapshot.fusion.config.model_dump(mode="json")}
+        content = snapshot.fusion.config.model_dump(mode="json")
+        document = {"version": snapshot.fusion.version, "pid": os.getpid(), "config": content}
         return Response(orjson.dumps(document), media_type="application/json")
 
     return router

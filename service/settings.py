@@ -26,6 +26,14 @@ class Settings(BaseModel):
 
     models: Path = Field(description="Folder that holds `<name>/<version>/` bundles.")
     fusion: Path = Field(description="Fusion config: a YAML file, or a directory of them.")
+    fusion_state: Path | None = Field(
+        default=None,
+        description="Folder for the config's history and pin, shared by all workers; without it, no roll-back.",
+    )
+    admin_keys_file: Path | None = Field(
+        default=None,
+        description="File with admin keys, one per line; without it, no admin routes and no forcing by key.",
+    )
     model: str | None = Field(
         default=None, description="Name of the one model to serve; without it every model in the folder is served."
     )
@@ -78,10 +86,13 @@ class Settings(BaseModel):
     )
     warmup_runs: int = Field(default=3, ge=1, le=1000, description="Inferences run before a version may serve.")
     reload_seconds: float = Field(
-        default=0.5,
+        default=0.25,
         ge=0,
         le=3600,
         description="How often the models folder and the fusion config are looked at; 0 never looks again.",
+    )
+    log_exposures: bool = Field(
+        default=True, description="Whether a ranked request of a user in experiments writes a log line of them."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log line that is written."

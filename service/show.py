@@ -65,10 +65,9 @@ def ranking_table(answer: dict[str, Any], top: int) -> Table:
     kind = "p_joint" if latent else "p"
     tasks = list(items[0][kind]) if items else []
     table = Table(title=f"{answer['model']} {answer['model_version']}, {len(answer['items'])} candidates")
-    for name in ("position", "id", "score", *(["P(UP)"] if latent else [])):
-        table.add_column(name, justify="left" if name == "id" else "right")
-    for task in tasks:
-        table.add_column(f"P({task},UP)" if latent else f"P({task})", justify="right")
+    for name in ("#", "id", "score", *(["P(UP)"] if latent else []), *tasks):
+        table.add_column(name, justify="left" if name == "id" else "right", no_wrap=True, overflow="fold")
+    table.caption = "a task's column is P(task, UP)" if latent else "a task's column is P(task)"
     for position, item in enumerate(items, start=1):
         up = [f"{item['p_up']:.4f}"] if latent else []
         values = [f"{item[kind][task]:.4f}" for task in tasks]

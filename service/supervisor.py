@@ -64,6 +64,7 @@ class Supervisor:
         self._context = multiprocessing.get_context("spawn")
         self._workers: dict[int, BaseProcess] = {}
         self._due: dict[int, float] = {}
+        self._replaced: set[int] = set()
         self._signals = 0
 
     def run(self) -> int:
@@ -110,13 +111,14 @@ class Supervisor:
             for slot, process in list(self._workers.items()):
                 if process.is_alive() or self._signals:
                     continue
-                if process.exitcode == BAD_START:
-                    return BAD_START
+                if process.exitcode == BAD_START and slot not in self._replaced:
+                    return BAD_START  # at the start of the service; later, the other workers go on
                 if slot not in self._due:
                     _LOG.error("worker %d ended with %s; starting another", slot, process.exitcode)
                     self._due[slot] = time.monotonic() + _RESTART_SECONDS
                 elif time.monotonic() >= self._due[slot]:
                     del self._due[slot]
+                    self._replaced.add(slot)
                     self._start(slot, opened, port)
             time.sleep(_TICK_SECONDS)
 

@@ -8,10 +8,11 @@ from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
 from bundle.features import CategoricalListFeature, NumericFeature
+from service.admin_keys import KEY_HEADER
 from service.errors import HeaderInvalid, ModelUnknown, NotReady
 from service.job import Job, Order
 from service.observe import request_id_of
-from service.routes import CLIENT_CLOSED_REQUEST, read_body
+from service.routes import CLIENT_CLOSED_REQUEST, FORCE_HEADER, read_body, wanted_variants
 from service.snapshot import Snapshot
 from service.wire import v2
 from service.worker import Worker
@@ -69,6 +70,8 @@ def v2_routes(worker: Worker) -> APIRouter:
             given=exchange,
             compression=headers.get("content-encoding", "identity"),
             request_id=request_id_of(request),
+            wanted=wanted_variants(headers.get(FORCE_HEADER)),
+            privileged=worker.admin_keys.holds(headers.get(KEY_HEADER)),
         )
         if not worker.admission.has_room:
             raise worker.admission.refusal()

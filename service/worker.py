@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
+from service.admin_keys import AdminKeys
 from service.admission import Admission
 from service.errors import ServiceError
 from service.lifecycle import Lifecycle
@@ -27,16 +28,18 @@ class Worker:
         self.lifecycle = Lifecycle(settings.drain_seconds)
         self.serving = Serving()
         self.reloader = Reloader(settings, metrics, self.serving)
+        self.admin_keys = AdminKeys(settings.admin_keys_file)
         self.admission = Admission(settings, metrics)
-        self.ranker = Ranker(metrics)
+        self.ranker = Ranker(metrics, log_exposures=settings.log_exposures)
         self.pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="rank")
 
     def load(self) -> None:
         """Load fusion config and models, check them against each other, and begin to watch them.
 
         Raises:
-            FusionError, BundleError, ModelsMissing, ModelFailed: why the service cannot start.
+            FusionError, BundleError, StartRefused, ModelFailed: why the service cannot start.
         """
+        self.admin_keys.check()
         self.reloader.load()
         self.lifecycle.warmed = True
         self.reloader.start()

@@ -36,6 +36,7 @@ class RankRequest:
         top_k: how many candidates to return, or None for all.
         explain: whether to show how each score came to be.
         force_variant: variants wanted in place of the assigned ones.
+        privileged: whether the caller holds an admin key, and so may force for any user.
     """
 
     request_id: str
@@ -49,6 +50,7 @@ class RankRequest:
     top_k: int | None = None
     explain: bool = False
     force_variant: Assignments = field(default_factory=dict)
+    privileged: bool = False
 
 
 def check_ids(ids: Sequence[str], max_candidates: int) -> None:

@@ -40,9 +40,7 @@ def test_what_moves_users_between_variants_needs_a_new_phase(with_experiment, ch
 
 def test_a_ramp_is_named_with_the_share_that_joins(with_experiment):
     notes = compare_configs(with_experiment(traffic=0.1), with_experiment(traffic=0.5))
-    assert notes == [
-        "experiment a: traffic 10.00% → 50.00%, 40.00% of the slice's users join, nobody changes variant"
-    ]
+    assert notes == ["experiment a: traffic 10.00% → 50.00%, 40.00% of the slice's users join, nobody changes variant"]
 
 
 def test_a_draft_may_change_freely(with_experiment):

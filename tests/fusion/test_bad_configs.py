@@ -180,7 +180,9 @@ def test_a_fault_in_a_directory_names_its_file_and_line(tmp_path):
     with pytest.raises(ConfigInvalid, match=r"c\.yaml:3: layers\[1\]\.salt: got 3"):
         load_config(tmp_path)
     (tmp_path / "c.yaml").write_text("policies:\n  feed: {}\n")
-    with pytest.raises(ConfigInvalid, match=r"c\.yaml:2: policies\.feed: got the policy again, want it once \(.*a\.yaml:5\)"):
+    with pytest.raises(
+        ConfigInvalid, match=r"c\.yaml:2: policies\.feed: got the policy again, want it once \(.*a\.yaml:5\)"
+    ):
         load_config(tmp_path)
     (tmp_path / "c.yaml").write_text("default: other\n")
     with pytest.raises(ConfigInvalid, match=r"c\.yaml:1: default: got the key again"):

@@ -49,8 +49,9 @@ def test_only_policies_that_ask_for_it_are_calibrated():
     known = {"click": Calibration(1.0, 1.0)}
     spec = {"formula": "weighted_sum", "signal": "marginal", "weights": {"click": 1.0, "like": 1.0}}
     scores = [
-        compile_policy(POLICY.validate_python({**spec, "calibrate": ask}), ("click", "like"), False, (), known)
-        .score(outputs)[0]
+        compile_policy(POLICY.validate_python({**spec, "calibrate": ask}), ("click", "like"), False, (), known).score(
+            outputs
+        )[0]
         for ask in (False, True)
     ]
     raised = 1 / (1 + math.exp(-(math.log(0.25) + 1)))

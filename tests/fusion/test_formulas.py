@@ -90,9 +90,7 @@ def slow_scores(name: str, signal: str, probabilities: Probabilities) -> list[fl
 def test_scores_are_those_of_the_slow_loop(name, signal, rows_of_p):
     probabilities = outputs(rows_of_p)
     expected = slow_scores(name, signal, probabilities)
-    np.testing.assert_allclose(
-        compiled(name, signal).rank(probabilities).score_N, expected, rtol=1e-9, atol=1e-12
-    )
+    np.testing.assert_allclose(compiled(name, signal).rank(probabilities).score_N, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)

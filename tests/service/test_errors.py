@@ -23,7 +23,7 @@ ALL = subclasses(ServiceError)
 def test_every_error_has_a_status_a_title_and_a_problem_document(error_class):
     error = error_class("the thing", found=7, expected="8")
     document = problem(error, "r-1")
-    assert document["status"] in (400, 404, 413, 415, 422, 500, 503, 504)
+    assert document["status"] in (400, 403, 404, 409, 413, 415, 422, 500, 503, 504)
     assert document["title"] != ServiceError.title
     assert document["type"] == f"urn:dlen:problem:{slug(error_class)}"
     assert document["request_id"] == "r-1"
@@ -50,7 +50,12 @@ def test_the_api_page_lists_every_error_that_a_request_can_meet():
     rows = re.findall(r"^\| (\d{3}) \| (.+?) \|", page, re.M)
     table = {word for _, kinds in rows for word in re.findall(r"`([\w-]+)`", kinds)}
     groups = {errors.RequestRefused, errors.NotNow}
-    met = {c for g in groups for c in subclasses(g)} | {errors.ModelFailed, errors.PolicyFailed, ServiceError}
+    met = {c for g in groups for c in subclasses(g)} | {
+        errors.ModelFailed,
+        errors.PolicyFailed,
+        errors.StateFailed,
+        ServiceError,
+    }
     assert table == {slug(c) for c in met}
     for status, kinds in rows:
         for kind in re.findall(r"`([\w-]+)`", kinds):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from fusion.history import History
 from service.errors import ModelsMissing
 from service.metrics import Metrics
 from service.reload import Reloader
@@ -87,7 +88,7 @@ def test_a_config_that_goes_away_leaves_the_last_good_one(reloader, places):
     assert value(reloader, "dlen_last_reload_successful", kind="config") == 0
 
 
-def test_a_config_that_is_still_being_written_is_not_believed(reloader, places):
+def test_a_config_that_is_still_being_written_is_not_believed(reloader, places, monkeypatch):
     """A prefix of a config may be a valid config; it is only taken over when it stays."""
     text = places[1].read_text() + "test_users: [anna]\n"
 
@@ -95,14 +96,20 @@ def test_a_config_that_is_still_being_written_is_not_believed(reloader, places):
         time.sleep(0.02)
         places[1].write_text(text)
 
+    published = []
+    publish = reloader._serving.publish
+    monkeypatch.setattr(
+        reloader._serving,
+        "publish",
+        lambda *snapshots: (published.append(snapshots[0].fusion.config.test_users), publish(*snapshots)),
+    )
     places[1].write_text(text[: text.rindex("test_users")] + "\n")
     thread = threading.Thread(target=finish)
     thread.start()
     reloader.look()
     thread.join()
-    assert reloader.config.test_users == ()
-    reloader.look()
     assert reloader.config.test_users == ("anna",)
+    assert published == [("anna",)]
 
 
 def test_a_newer_version_takes_over_and_models_that_go_away_stay(reloader, places, make_bundle):
@@ -151,7 +158,7 @@ def test_a_look_that_fails_is_counted_and_not_the_last_one(places, monkeypatch):
         looks += 1
         raise KeyError("a bug")
 
-    monkeypatch.setattr(made, "look", look)
+    monkeypatch.setattr(made, "look_at_config", look)
     made.start()
     give_up = time.monotonic() + 10
     while looks < 3 and time.monotonic() < give_up:
@@ -233,3 +240,83 @@ def test_swaps_under_load_mix_no_versions_and_fail_no_request(
         by_version.setdefault(version, set()).add(ranking)
     assert len(by_version) >= 8
     assert {len(rankings) for rankings in by_version.values()} == {1}
+
+
+def with_state(places, tmp_path) -> Reloader:
+    settings = Settings(models=places[0], fusion=places[1], fusion_state=tmp_path / "state")
+    made = Reloader(settings, Metrics(CollectorRegistry()), Serving())
+    made.load()
+    return made
+
+
+def test_a_pin_serves_what_it_names_from_the_first_request_of_a_new_worker_too(places, tmp_path):
+    made = with_state(places, tmp_path)
+    first = made.config.version
+    places[1].write_text(weigh(places[1], 4))
+    made.look()
+    assert serving(made) == (1, 4.0)
+    history = History(tmp_path / "state")
+    assert [stored.version for stored in history.versions()] == [made.config.version, first]
+    history.pin(first, by="test")
+    made.look()
+    assert serving(made) == serving(with_state(places, tmp_path)) == (1, 3.0)
+    history.unpin(by="test")
+    made.look()
+    assert serving(made) == (1, 4.0)
+
+
+def test_a_pin_that_does_not_read_leaves_what_serves_and_is_counted_once(places, tmp_path):
+    made = with_state(places, tmp_path)
+    (tmp_path / "state" / "pin.json").write_text("{")
+    for _ in range(3):
+        made.look()
+    assert serving(made) == (1, 3.0)
+    assert value(made, "dlen_load_failures_total", kind="config", reason="HistoryError") == 1
+    History(tmp_path / "state").unpin(by="test")
+    places[1].write_text(weigh(places[1], 4))
+    made.look()
+    assert serving(made) == (1, 4.0)
+
+
+def test_a_state_folder_that_cannot_be_written_is_counted_and_stops_nothing(places, tmp_path):
+    (tmp_path / "state").write_text("a file, not a folder")
+    made = with_state(places, tmp_path)
+    places[1].write_text(weigh(places[1], 4))
+    made.look()
+    assert serving(made) == (1, 4.0)
+    assert value(made, "dlen_load_failures_total", kind="history", reason="HistoryError") == 2
+    assert value(made, "dlen_last_reload_successful", kind="config") == 1
+
+
+def test_a_model_that_loads_slowly_does_not_hold_up_a_config(places, make_bundle, monkeypatch):
+    made = Reloader(
+        Settings(models=places[0], fusion=places[1], reload_seconds=0.01), Metrics(CollectorRegistry()), Serving()
+    )
+    made.load()
+    loading, go_on = threading.Event(), threading.Event()
+    load = made.repository._load
+
+    def slowly(*arguments):
+        loading.set()
+        assert go_on.wait(20)
+        return load(*arguments)
+
+    monkeypatch.setattr(made.repository, "_load", slowly)
+    made.start()
+    try:
+        make_bundle(places[0] / "tiny" / "2", seed=2)
+        assert loading.wait(20)
+        rename(places[1], weigh(places[1], 4))
+        wait_for(lambda: serving(made) == (1, 4.0))
+        go_on.set()
+        wait_for(lambda: serving(made) == (2, 4.0))
+    finally:
+        go_on.set()
+        made.stop()
+
+
+def wait_for(met: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 20
+    while not met():
+        assert time.monotonic() < give_up
+        time.sleep(0.005)

@@ -27,7 +27,7 @@ def test_the_ordered_feed_is_printed_with_every_score(running, request_file, tmp
     file = tmp_path / "answer.json"
     assert main(["rank", "--url", running.url, "--request", str(request_file), "--json", str(file)]) == 0
     shown = capsys.readouterr().out
-    for column in ("position", "id", "score", "P(UP)", "P(click,UP)", "P(like,UP)", "P(hate,UP)"):
+    for column in ("#", "id", "score", "P(UP)", "click", "like", "hate", "P(task, UP)"):
         assert column in shown
     rows = [line.split("│")[1:-1] for line in shown.splitlines() if line.startswith("│")]
     answer = json.loads(file.read_text())
