@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from training import commands_data
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -32,6 +36,25 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     train.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run's folder")
     train.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
     train.set_defaults(run=_train)
+    _register_compare(commands)
+
+
+def _register_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="compare models over seeds, with intervals",
+        description="Carry out experiments: tune and train every model, measure gains over a baseline with paired "
+        "intervals, write text, JSON and pictures. Run again after a kill, finished runs are not repeated.",
+        epilog="example:\n  dlen compare --config configs/experiments/*.yaml --out results",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    compare.add_argument("--config", type=Path, nargs="+", required=True, metavar="FILE", help="experiments (YAML)")
+    compare.add_argument(
+        "--out", type=Path, default=Path("results"), metavar="DIR", help="one folder per experiment (default: results)"
+    )
+    compare.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    compare.add_argument("--json", type=Path, metavar="FILE", help="also write all figures there, by experiment")
+    compare.set_defaults(run=_compare)
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -74,4 +97,45 @@ def _train(args: argparse.Namespace) -> int:
     console.print(f"best validation loss {result['best']['loss']:.5f} at step {result['best']['step']} → {args.out}")
     if args.json:
         write_file(args.json, json.dumps(result, indent=1).encode())
+    return 0
+
+
+def _advance(bar: Progress, task: TaskID, done: int, total: int) -> None:
+    bar.update(task, completed=done, total=total)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    import functools
+    import json
+
+    import torch
+    from rich.console import Console
+    from rich.markdown import Markdown
+    from rich.progress import Progress
+
+    from bundle.files import write_file
+    from training.compare import Comparison
+    from training.experiment import read_experiment
+    from training.figures import experiment_figures
+    from training.results import TEXT_FILE, write_results
+
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    experiments = {path.stem: read_experiment(path) for path in args.config}
+    console = Console(soft_wrap=True, highlight=False)
+    documents = {}
+    for name, experiment in experiments.items():
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+            advance = functools.partial(_advance, bar, bar.add_task(name, total=None))
+            comparison = Comparison(experiment, args.out / name, console.print, advance)
+            console.print(f"{name}: {comparison.runs} runs on {len(comparison.test_rows.labels):,} test rows")
+            outcomes = comparison.outcomes()
+        console.print(f"{name}: intervals from {experiment.redraws:,} redraws")
+        documents[name] = experiment_figures(experiment, comparison.test_rows, outcomes)
+        folder = write_results(documents[name], args.out / name)
+        text = (folder / TEXT_FILE).read_text("utf-8")
+        console.print(Markdown(text) if console.is_terminal else text, markup=False)
+        console.print(f"{name} → {folder}")
+    if args.json:
+        write_file(args.json, json.dumps(documents, indent=1).encode())
     return 0
