@@ -92,8 +92,8 @@ def _write(source: Source, fingerprint: str, folder: Path, progress: Progress) -
     with SplitWriters(folder, source.schema, encoder, sizes) as writers:
         assign = split_assigner(source.schema, shards.columns)
         done = 0
-        for path, first, frame in shards.chunks(tuple(source.schema.wanted_columns)):
-            writers.write(frame, assign(frame, str(path)), f"{path} from row {first}")
+        for name, first, frame in shards.chunks(tuple(source.schema.wanted_columns)):
+            writers.write(frame, assign(frame, name), f"{name} from row {first}")
             done += len(frame)
             progress("encode", done, survey.total)
     for file in sorted(staging.iterdir()):
@@ -130,14 +130,14 @@ class _Survey:
         self.fitter = SchemaFitter(with_value_types(schema.feature_schema, shards.columns))
         total = shards.rows
         assign = split_assigner(schema, shards.columns)
-        for path, first, frame in shards.chunks(tuple(schema.wanted_columns)):
-            self._add(frame, assign(frame, str(path)), path, first)
+        for name, first, frame in shards.chunks(tuple(schema.wanted_columns)):
+            self._add(frame, assign(frame, name), name, first)
             progress("survey", self.total, total)
         self._check()
 
-    def _add(self, frame: pl.DataFrame, numbers: NDArray[np.int8], path: Path, first: int) -> None:
+    def _add(self, frame: pl.DataFrame, numbers: NDArray[np.int8], name: str, first: int) -> None:
         split = pl.Series("split", numbers, dtype=pl.Int8)
-        labels = read_labels(frame, self.schema.tasks, str(path), first)
+        labels = read_labels(frame, self.schema.tasks, name, first)
         column = self.schema.columns.time or self.schema.split_column
         for number in range(len(SPLITS)):
             inside = split == number
@@ -148,7 +148,7 @@ class _Survey:
                 self._positives[number][task] += positives
             if column is not None:
                 self._widen(number, frame.get_column(column).filter(inside))
-        train = clean(frame.filter(split == TRAIN), self.fitter.schema.features, f"{path} from row {first}")
+        train = clean(frame.filter(split == TRAIN), self.fitter.schema.features, f"{name} from row {first}")
         for name in self._missing:
             self._missing[name] += train.get_column(name).null_count()
         self.fitter.add(train)

@@ -22,11 +22,13 @@ class Shards:
 
     Attributes:
         files: in reading order.
+        names: what a person calls each file in messages: the file that was given, not a staged copy of it.
         columns: the types of the first file's columns, which every file must hold.
         rows: in all files together.
     """
 
     files: tuple[Path, ...]
+    names: tuple[str, ...]
     columns: dict[str, pl.DataType]
     rows: int
 
@@ -36,21 +38,21 @@ class Shards:
         Raises:
             ColumnMissing: names the first file that lacks one, and what the column is for.
         """
-        for path in self.files:
+        for path, called in zip(self.files, self.names, strict=True):
             found = set(_opened(path).schema_arrow.names)
             for name, purpose in wanted.items():
                 if name not in found:
                     raise ColumnMissing(
-                        f"{path}: column {name!r}", found="no such column", expected=f"{purpose}; {_shown(found)}"
+                        f"{called}: column {name!r}", found="no such column", expected=f"{purpose}; {_shown(found)}"
                     )
 
-    def chunks(self, columns: Sequence[str], rows: int = CHUNK_ROWS) -> Iterator[tuple[Path, int, pl.DataFrame]]:
-        """Yield each file's rows in order: the file, the number of its row that comes first, and the piece.
+    def chunks(self, columns: Sequence[str], rows: int = CHUNK_ROWS) -> Iterator[tuple[str, int, pl.DataFrame]]:
+        """Yield each file's rows in order: the file's name, the number of its row that comes first, and the piece.
 
         Raises:
             SourceUnreadable: a file breaks off or does not decode.
         """
-        for path in self.files:
+        for path, called in zip(self.files, self.names, strict=True):
             first = 0
             try:
                 for batch in _opened(path).iter_batches(batch_size=rows, columns=list(columns)):
@@ -58,24 +60,25 @@ class Shards:
                         continue
                     frame = pl.from_arrow(pa.Table.from_batches([batch]))
                     assert isinstance(frame, pl.DataFrame)
-                    yield path, first, frame.select(columns)
+                    yield called, first, frame.select(columns)
                     first += batch.num_rows
             except (pa.ArrowException, OSError) as exc:
                 raise _unreadable(path, exc) from exc
 
 
-def open_shards(files: Sequence[Path]) -> Shards:
-    """Return the rows of Parquet files as one table.
+def open_shards(files: Sequence[Path], given: Sequence[Path] | None = None) -> Shards:
+    """Return the rows of Parquet files as one table; `given` are the files that staged copies stand for.
 
     Raises:
         SourceMissing, SourceUnreadable, SourceEmpty: see `training.errors`.
     """
+    names = tuple(str(path) for path in given or files)
     rows = sum(_opened(path).metadata.num_rows for path in files)
     if rows == 0:
-        raise SourceEmpty(str(files[0]) if files else "input", found="no rows", expected="at least one row")
+        raise SourceEmpty(names[0] if names else "input", found="no rows", expected="at least one row")
     empty = pl.from_arrow(_opened(files[0]).schema_arrow.empty_table())
     assert isinstance(empty, pl.DataFrame)
-    return Shards(tuple(files), dict(empty.schema), rows)
+    return Shards(tuple(files), names, dict(empty.schema), rows)
 
 
 def _opened(path: Path) -> pq.ParquetFile:

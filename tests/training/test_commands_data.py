@@ -61,3 +61,18 @@ def test_the_documented_schemas_are_valid():
     assert len(blocks) == 2
     for block in blocks:
         DatasetSchema.model_validate(yaml.safe_load(block))
+
+
+@pytest.mark.parametrize("rows", ["", "1,2\n", "1,nan\n"])
+def test_an_error_in_a_csv_file_names_the_file_that_was_given(rows, tmp_path, capsys):
+    (tmp_path / "log.csv").write_text("x,buy\n0.5,1\n0.1,0\n" + rows if rows else "x,buy\n")
+    (tmp_path / "s.yaml").write_text(
+        "split: {by: random}\n"
+        "features: [{name: x, side: item, kind: numeric}]\n"
+        "tasks: [{name: buy, label: buy, kind: positive}]\n"
+    )
+    arguments = ["--input", tmp_path / "log.csv", "--schema", tmp_path / "s.yaml", "--out", tmp_path / "out"]
+    assert main(["prepare", "--source", "table", *map(str, arguments)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"dlen: error: {tmp_path / 'log.csv'}: ")
+    assert "staging" not in error

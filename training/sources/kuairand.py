@@ -100,7 +100,7 @@ class KuaiRandSource:
             raise SourceUnreadable(str(self.input), found=reason, expected="values of the official layout") from None
         path = folder / "rows.parquet"
         rows.write_parquet(path)
-        return open_shards([path]), dropped
+        return open_shards([path], given=[self.input]), dropped
 
 
 def open_kuairand(folder: Path, schema_path: Path | None = None, split_path: Path | None = None) -> KuaiRandSource:

@@ -41,7 +41,7 @@ class TableSource:
             else path
             for number, path in enumerate(files)
         ]
-        return open_shards(staged), 0
+        return open_shards(staged, given=files), 0
 
 
 def open_table(path: Path, schema_path: Path, split_path: Path | None = None) -> TableSource:
