@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import time
@@ -179,67 +178,6 @@ def rename(file: Path, text: str) -> None:
     aside = file.with_name(".aside")
     aside.write_text(text)
     aside.replace(file)
-
-
-def rewrite(file: Path, text: str) -> None:
-    with file.open("w") as opened:  # truncates first
-        opened.write(text[: len(text) // 2])
-        opened.flush()
-        os.fsync(opened.fileno())
-        opened.write(text[len(text) // 2 :])
-
-
-def swap_link(file: Path, text: str) -> None:
-    """As Kubernetes does: fusion.yaml → ..data/fusion.yaml, ..data → a folder that is swapped as a whole."""
-    folder = file.parent
-    fresh = folder / f"..{time.monotonic_ns()}"
-    fresh.mkdir()
-    (fresh / file.name).write_text(text)
-    link = folder / "..new"
-    link.symlink_to(fresh.name)
-    link.replace(folder / "..data")
-    if not file.is_symlink():
-        file.unlink()
-        file.symlink_to(f"..data/{file.name}")
-
-
-@pytest.mark.parametrize("swap", [rename, rewrite, swap_link])
-def test_swaps_under_load_mix_no_versions_and_fail_no_request(
-    serve, places, make_body, swap: Callable[[Path, str], None]
-):
-    original = places[1].read_text()
-    service = serve(models=places[0], fusion=places[1].parent, DLEN_RELOAD_SECONDS="0.2", DLEN_QUEUE_MS="10000")
-    body, seen, failures = make_body(20), [], []
-    stop = threading.Event()
-
-    def send() -> None:
-        while not stop.is_set():
-            response = service.rank(body)
-            if response.status_code != 200:
-                failures.append(response.text)
-            else:
-                answer = response.json()
-                seen.append((answer["config_version"], tuple((i["id"], i["score"]) for i in answer["items"])))
-
-    threads = [threading.Thread(target=send) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for number in range(8):
-        before = service.get("/v1/config").json()["version"]
-        give_up = time.monotonic() + 10
-        swap(places[1], original.replace("like: 3.0", f"like: {4 + number}"))
-        while service.get("/v1/config").json()["version"] == before and time.monotonic() < give_up:
-            time.sleep(0.01)
-        assert service.get("/v1/config").json()["version"] != before
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-    by_version: dict[str, set[object]] = {}
-    for version, ranking in seen:
-        by_version.setdefault(version, set()).add(ranking)
-    assert len(by_version) >= 8
-    assert {len(rankings) for rankings in by_version.values()} == {1}
 
 
 def with_state(places, tmp_path) -> Reloader:
