@@ -7,7 +7,7 @@ import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from bundle.manifest import (
     MANIFEST_FILE,
     MODEL_FILE,
     Manifest,
+    P,
     Parity,
     PrecisionGate,
     Provenance,
@@ -43,6 +44,7 @@ from model_export.parity import (
     sample_rows,
 )
 from model_export.quantise import quantise
+from training.calibrate import fit_calibrations
 from training.models.heads import LatentHead
 from training.models.network import Network
 from training.run import Run, read_run
@@ -55,10 +57,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True)
 class _Graph:
-    """A written and checked graph: what the manifest says of it, and its golden request."""
+    """A written and checked graph: what the manifest says of it, its golden request, its P(task) of the sample."""
 
     parity: Parity
     golden: Golden
+    p_BT: NDArray[Any]
     gate: PrecisionGate | None = None
 
 
@@ -82,7 +85,7 @@ def export_run(run_folder: Path, out: Path, precision: Literal["fp32", "int8"] =
         (folder / GOLDEN_FILE).write_bytes(golden_bytes(graph.golden))
         manifest = Manifest(
             architecture=network.config.name,
-            tasks=_tasks(run, network),
+            tasks=_tasks(run, network, graph.p_BT, rows),
             inputs=input_tensors(run.schema),
             outputs=output_tensors(len(run.description.tasks), has_latent=network.config.has_latent),
             opset=OPSET,
@@ -137,17 +140,19 @@ def git_commit() -> str:
     return asked.stdout.strip() if asked.returncode == 0 else "unknown"
 
 
-def _tasks(run: Run, network: Network) -> tuple[Task, ...]:
+def _tasks(run: Run, network: Network, p_BT: NDArray[Any], rows: SampleRows) -> tuple[Task, ...]:
     head = network.head
     alphas = head.alpha.tolist() if isinstance(head, LatentHead) else [None] * len(run.description.tasks)
+    calibrations = [None] * len(alphas) if rows.labels is None else fit_calibrations(p_BT, rows.labels)
     return tuple(
         Task(
             name=task.name,
             kind="negative" if task.kind == "negative" else "positive",
             base_rate=task.base_rate,
             alpha=alpha,
+            calibration=calibration,
         )
-        for task, alpha in zip(run.description.tasks, alphas, strict=True)
+        for task, alpha, calibration in zip(run.description.tasks, alphas, calibrations, strict=True)
     )
 
 
@@ -158,7 +163,8 @@ def _write_fp32(folder: Path, network: Network, rows: SampleRows, run: Run) -> _
     error, compared = check_parity(network, path, rows, inputs, FP32_TOLERANCE)
     items = _golden_items(rows)
     golden = Golden(rows.request(0, items, inputs), network_outputs(network, *rows.rows_of(0, items)))
-    return _Graph(Parity(tolerance=FP32_TOLERANCE, max_abs_error=error, rows=compared), golden)
+    parity = Parity(tolerance=FP32_TOLERANCE, max_abs_error=error, rows=compared)
+    return _Graph(parity, golden, network_outputs(network, *rows.batch(0, len(rows.codes)))[P])
 
 
 def _write_int8(folder: Path, network: Network, rows: SampleRows, run: Run) -> _Graph:
@@ -169,13 +175,15 @@ def _write_int8(folder: Path, network: Network, rows: SampleRows, run: Run) -> _
     inputs, path = input_tensors(run.schema), folder / MODEL_FILE
     quantised = quantise(network, *rows.batch(0, len(rows.codes)))
     Int8Graph(quantised, inputs).write(folder)
-    error, compared = check_parity(reference_network(quantised), path, rows, inputs, INT8_TOLERANCE)
+    reference = reference_network(quantised)
+    error, compared = check_parity(reference, path, rows, inputs, INT8_TOLERANCE)
     session = open_session(path)
     gate = measure_gate(network, session, rows, inputs, run.description.task_names)
     check_gate(gate)
     request = rows.request(0, _golden_items(rows), inputs)
     parity = Parity(tolerance=INT8_TOLERANCE, max_abs_error=error, rows=compared)
-    return _Graph(parity, Golden(request, run_graph(session, request)), gate)
+    p_BT = network_outputs(reference, *rows.batch(0, len(rows.codes)))[P]
+    return _Graph(parity, Golden(request, run_graph(session, request)), p_BT, gate)
 
 
 def _golden_items(rows: SampleRows) -> NDArray[np.int64]:

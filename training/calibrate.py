@@ -6,6 +6,8 @@ and offset. Knows nothing of models or of bundles. Legend: B rows, T tasks.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,7 +25,7 @@ _STEPS = 100
 _TOLERANCE = 1e-10
 
 
-def fit_calibrations(p_BT: NDArray[np.float32], labels_BT: Labels) -> list[Calibration | None]:
+def fit_calibrations(p_BT: NDArray[Any], labels_BT: Labels) -> list[Calibration | None]:
     """Return the calibration of each task; None where there are too few rows of either kind to fit one."""
     return [fit_task(p_BT[:, task].astype(np.float64), labels_BT[:, task]) for task in range(p_BT.shape[1])]
 

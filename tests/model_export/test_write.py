@@ -10,8 +10,10 @@ from bundle.read import read_bundle
 from cli import main
 from model_export import parity
 from model_export.errors import OutputInvalid, ParityFailed
-from model_export.parity import open_session, run_graph
+from model_export.parity import network_outputs, open_session, run_graph
 from model_export.write import export_run
+from training.calibrate import FEWEST, fit_calibrations
+from training.run import read_run
 
 
 def test_bundle_names_its_tensors_tasks_and_parity(models):
@@ -91,3 +93,14 @@ def test_run_and_bundle_evaluate_to_the_same_figures(trained, models, prepared, 
         for name, value in figures.items():
             ranks = name in ("auc", "gauc")  # two scores that float32 cannot tell apart may change places
             assert by_bundle["tasks"][task][name] == pytest.approx(value, abs=2e-3 if ranks else 1e-5)
+
+
+def test_tasks_with_enough_rows_are_calibrated_on_the_sample_of_the_graph_that_serves(models, trained):
+    rows = parity.sample_rows(read_run(trained))
+    manifest = read_bundle(models / "demo" / "1").manifest
+    for task, labels in zip(manifest.tasks, rows.labels.T, strict=True):
+        enough = min(labels.sum(), len(labels) - labels.sum()) >= FEWEST
+        assert (task.calibration is not None) == enough
+    p = network_outputs(read_run(trained).trained_network(), *rows.batch(0, len(rows.codes)))["p"]
+    assert [task.calibration for task in manifest.tasks] == fit_calibrations(p, rows.labels)
+    assert manifest.tasks[0].calibration is not None
