@@ -33,27 +33,26 @@ def fit_calibrations(p_BT: NDArray[Any], labels_BT: Labels) -> list[Calibration 
 def fit_task(p_B: Floats, labels_B: Labels) -> Calibration | None:
     """Return one task's calibration, fitted on all rows.
 
-    `pcoc_after` is measured on rows that its fit has not seen: each half of the rows (every other one) under the
-    calibration of the other half. On the rows of the fit itself it would be 1 whatever the model.
+    PCOC before and after are measured on the second half of the rows, after a fit on the first half alone: on the rows
+    of the fit itself it would be 1 whatever the model. They are left out where a half has too few rows of either kind.
     """
-    positives = int(labels_B.sum())
-    if min(positives, len(labels_B) - positives) < FEWEST:
+    if _rarer(labels_B) < FEWEST:
         return None
     logits_B = logit(p_B)
     slope, offset = fit(logits_B, labels_B)
-    after_B = np.empty_like(p_B)
-    even_B = np.arange(len(p_B)) % 2 == 0
-    for seen_B in (even_B, ~even_B):
-        if 0 < labels_B[seen_B].sum() < seen_B.sum():
-            after_B[~seen_B] = apply(logits_B[~seen_B], *fit(logits_B[seen_B], labels_B[seen_B]))
-        else:
-            after_B[~seen_B] = apply(logits_B[~seen_B], slope, offset)
-    return Calibration(
-        temperature=1.0 / slope,
-        offset=offset,
-        pcoc_before=pcoc(p_B, labels_B),
-        pcoc_after=pcoc(after_B, labels_B),
-    )
+    half = len(p_B) // 2
+    first_B, second_B = labels_B[:half], labels_B[half:]
+    before = after = None
+    if min(_rarer(first_B), _rarer(second_B)) >= FEWEST:
+        before = pcoc(p_B[half:], second_B)
+        after = pcoc(apply(logits_B[half:], *fit(logits_B[:half], first_B)), second_B)
+    return Calibration(temperature=1.0 / slope, offset=offset, pcoc_before=before, pcoc_after=after)
+
+
+def _rarer(labels_B: Labels) -> int:
+    """Return the number of rows of the rarer kind."""
+    positives = int(labels_B.sum())
+    return min(positives, len(labels_B) - positives)
 
 
 def fit(logits_B: Floats, labels_B: Labels) -> tuple[float, float]:
