@@ -24,7 +24,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     train.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder made by `dlen prepare`")
     train.add_argument(
-        "--model", metavar="NAME", help="shared-bottom, mmoe, ple, dlen-mmoe or dlen-ple (default: the config's)"
+        "--model", metavar="NAME", help="shared-bottom, mmoe, ple, dlen-mmoe, dlen-ple or esmm (default: the config's)"
     )
     train.add_argument("--config", type=Path, metavar="FILE", help="YAML with sections model and training")
     train.add_argument("--loss", choices=("marginal", "joint", "mixed"), help="default: the config's, else joint")

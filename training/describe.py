@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from training.config import RunConfig
 from training.dataset import Prepared
 from training.errors import ConfigInvalid, TaskDegenerate
+from training.models.structure import task_structure
 from training.run import RunDescription, TrainedTask
+
+_ROWS_AT_ONCE = 1_000_000
 
 
 def describe_run(config: RunConfig, data: Prepared) -> RunDescription:
@@ -13,7 +18,7 @@ def describe_run(config: RunConfig, data: Prepared) -> RunDescription:
 
     Raises:
         TaskDegenerate: no task is left, or one has a single class in the training rows.
-        ConfigInvalid: a task weight names a task that is not learned.
+        ConfigInvalid: a task weight or `within` names a task that is not learned, or the labels are not nested so.
     """
     tasks = tuple(
         TrainedTask(name=task.name, kind=task.kind, base_rate=task.base_rate)
@@ -25,4 +30,25 @@ def describe_run(config: RunConfig, data: Prepared) -> RunDescription:
     names = {task.name for task in tasks}
     if unknown := sorted(config.training.task_weights.keys() - names):
         raise ConfigInvalid(f"task_weights.{unknown[0]}", found="no such task", expected=", ".join(sorted(names)))
+    task_structure(config.model, [task.name for task in tasks], [task.kind for task in tasks])
+    _check_nested(config.model.within, data)
     return RunDescription(config=config, tasks=tasks, data_fingerprint=data.info.fingerprint)
+
+
+def _check_nested(within: dict[str, str], data: Prepared) -> None:
+    """Refuse chains that the training labels contradict."""
+    if not within:
+        return
+    columns = {task.name: index for index, task in enumerate(data.tasks)}
+    labels = data.split("train").labels
+    for child, parent in within.items():
+        alone, positives = 0, 0
+        for start in range(0, len(labels), _ROWS_AT_ONCE):
+            piece = np.asarray(labels[start : start + _ROWS_AT_ONCE])
+            inner, outer = piece[:, columns[child]], piece[:, columns[parent]]
+            alone += int(np.count_nonzero(inner > outer))
+            positives += int(np.count_nonzero(inner))
+        if alone:
+            raise ConfigInvalid(
+                f"within.{child}: {parent}", found=f"{alone} of {positives} {child} rows without it", expected="none"
+            )

@@ -32,11 +32,15 @@ def joint(logits: LatentLogits, labels_BT: Tensor) -> Tensor:
     """Return the negative log-likelihood of all labels of a row as a two-state mixture.
 
     −log[ u·Π_t Bern(y_t; a_t) + (1 − u)·Π_t Bern(y_t; b_t) ]; it identifies u from three tasks on, which the
-    marginal loss does not. Never weighted by task: it would stop being a likelihood.
+    marginal loss does not. Never weighted by task: it would stop being a likelihood. A task within another says
+    nothing where that one did not happen.
     """
     positive, negative = labels_BT, 1 - labels_BT
-    log_b, log_not_b = logits.log_b()
-    under_up = (positive * logsigmoid(logits.f_BT) + negative * logsigmoid(-logits.f_BT)).sum(1)
+    possible_BT = None if logits.structure is None else logits.structure.possible(labels_BT)
+    if possible_BT is not None:
+        positive, negative = positive * possible_BT, negative * possible_BT
+    (log_a, log_not_a), (log_b, log_not_b) = logits.log_a(), logits.log_b()
+    under_up = (positive * log_a + negative * log_not_a).sum(1)
     under_not_up = (positive * log_b + negative * log_not_b).sum(1)
     log_likelihood = torch.logaddexp(logsigmoid(logits.h_B) + under_up, logsigmoid(-logits.h_B) + under_not_up)
     return -log_likelihood.mean()

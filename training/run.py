@@ -31,6 +31,7 @@ from training.config import RunConfig
 from training.errors import RunInvalid
 from training.models.initialise import initialise
 from training.models.network import Network
+from training.models.structure import task_structure
 
 RUN_FILE = "run.json"
 FEATURES_FILE = "features.json"
@@ -87,7 +88,9 @@ class Run:
 
     def new_network(self) -> Network:
         """Return the network at initialisation; the caller seeds torch."""
-        network = Network(self.description.config.model, self.schema, len(self.description.tasks))
+        config, tasks = self.description.config.model, self.description.tasks
+        structure = task_structure(config, self.description.task_names, [task.kind for task in tasks])
+        network = Network(config, self.schema, len(tasks), structure)
         initialise(network, self.description.base_rates_T, self.description.task_names)
         return network
 

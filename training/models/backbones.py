@@ -28,6 +28,20 @@ class SharedBottom(nn.Module):
         return bottom.expand(self.tasks, -1, -1)
 
 
+class SeparateBottoms(nn.Module):
+    """One MLP per task on the shared embeddings, as in ESMM (Ma et al., SIGIR 2018)."""
+
+    def __init__(self, config: ModelConfig, inputs: int, tasks: int) -> None:
+        super().__init__()
+        self.bottoms = BatchedMLP(tasks, inputs, config.expert_hidden)
+        self.outputs = self.bottoms.outputs
+
+    def forward(self, x_BK: Tensor) -> Tensor:
+        """Return [T, B, H]."""
+        bottoms: Tensor = self.bottoms(x_BK)
+        return bottoms
+
+
 class Gates(nn.Module):
     """One softmax gate per mixture: x [B, K] → weights [M, B, E] over E experts for M mixtures."""
 
@@ -113,8 +127,9 @@ def mix(weights_MBE: Tensor, experts_EBH: Tensor) -> Tensor:
     return torch.bmm(weights_MBE.permute(1, 0, 2), experts_EBH.transpose(0, 1)).transpose(0, 1)
 
 
-BACKBONES: dict[str, type[SharedBottom] | type[MMOE] | type[PLE]] = {
+BACKBONES: dict[str, type[SharedBottom] | type[MMOE] | type[PLE] | type[SeparateBottoms]] = {
     "shared-bottom": SharedBottom,
     "mmoe": MMOE,
     "ple": PLE,
+    "esmm": SeparateBottoms,
 }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-ModelName = Literal["shared-bottom", "mmoe", "ple", "dlen-mmoe", "dlen-ple"]
+ModelName = Literal["shared-bottom", "mmoe", "ple", "dlen-mmoe", "dlen-ple", "esmm"]
 MODEL_NAMES: tuple[ModelName, ...] = ("shared-bottom", "mmoe", "ple", "dlen-mmoe", "dlen-ple")
+"""Models that ask nothing of the tasks; `esmm` needs `within`."""
 
 Width = int
 Hidden = tuple[Width, ...]
@@ -30,6 +31,10 @@ class ModelConfig(BaseModel):
         alpha_k: k of α = k · base rate (Eq. 7 and the paper's "0.1~0.5 times").
         prior_up: π₀, P(UP) at initialisation.
         base_rate_init: start every P(task) at its base rate.
+        within: task → the one it lies within: its label is 1 only where that one's is, and it is modelled as
+            P(parent)·P(task|parent) (ESMM, Ma et al., 2018).
+        mirror_negative: a negative task that is learned has its bound under UP instead of under ¬UP.
+        habit_towers: P(t|UP) and P(t|¬UP) see user and context only, so that what the item does goes through P(UP).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +52,17 @@ class ModelConfig(BaseModel):
     alpha_k: float = Field(default=0.3, gt=0, lt=1)
     prior_up: float = Field(default=0.6, gt=0, lt=1)
     base_rate_init: bool = True
+    within: dict[str, str] = {}
+    mirror_negative: bool = False
+    habit_towers: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.name == "esmm" and not self.within:
+            raise ValueError("esmm needs within, such as {like: click}")
+        if self.habit_towers and not self.has_latent:
+            raise ValueError(f"habit_towers needs a model with P(UP), not {self.name}")
+        return self
 
     @property
     def backbone(self) -> str:

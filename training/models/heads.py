@@ -15,6 +15,7 @@ from torch.nn.functional import logsigmoid
 
 from training.models.config import ModelConfig
 from training.models.layers import BatchedMLP, linear_weight
+from training.models.structure import TaskStructure
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,21 @@ class Probabilities:
 
 @dataclass(frozen=True)
 class TaskLogits:
-    """Output of a model without the latent state: P(t) = sigmoid(z)."""
+    """Output of a model without the latent state: P(t) = sigmoid(z), given its parent where it has one."""
 
     z_BT: Tensor
+    structure: TaskStructure | None = None
 
     def log_p(self) -> tuple[Tensor, Tensor]:
         """Return log P(t) and log(1 - P(t)), each [B, T]."""
-        return logsigmoid(self.z_BT), logsigmoid(-self.z_BT)
+        logs = logsigmoid(self.z_BT), logsigmoid(-self.z_BT)
+        return logs if self.structure is None else self.structure.chained(*logs)
 
     def probabilities(self) -> Probabilities:
         """Return P(t)."""
-        return Probabilities(torch.sigmoid(self.z_BT))
+        if self.structure is None or not self.structure.has_chains:
+            return Probabilities(torch.sigmoid(self.z_BT))
+        return Probabilities(self.log_p()[0].exp())
 
 
 @dataclass(frozen=True)
@@ -49,34 +54,65 @@ class LatentLogits:
         h_B: u = P(UP) = sigmoid(h).
         f_BT: a_t = P(t|UP) = sigmoid(f) (Eq. 9).
         g_BT: b_t = P(t|¬UP) = alpha · sigmoid(g) (Eq. 10).
-        alpha_T: upper bounds of b_t (Eq. 7).
+        alpha_T: upper bounds of b_t (Eq. 7); of a_t for mirrored tasks.
+        structure: relations of the tasks; with a parent, a and b are given that the parent happened.
     """
 
     h_B: Tensor
     f_BT: Tensor
     g_BT: Tensor
     alpha_T: Tensor
+    structure: TaskStructure | None = None
+
+    def log_a(self) -> tuple[Tensor, Tensor]:
+        """Return log a_t and log(1 - a_t), each [B, T], given the parent."""
+        if self.structure is None or not any(self.structure.mirrored):
+            return logsigmoid(self.f_BT), logsigmoid(-self.f_BT)
+        return _bounded(self.f_BT, torch.where(self._mirrored_T, self.alpha_T, 1.0))
 
     def log_b(self) -> tuple[Tensor, Tensor]:
-        """Return log b_t and log(1 - b_t), each [B, T]; 1 - b = (1 - alpha)·sigmoid(g) + sigmoid(-g)."""
-        log_g = logsigmoid(self.g_BT)
-        log_not_b = torch.logaddexp(torch.log1p(-self.alpha_T) + log_g, logsigmoid(-self.g_BT))
-        return torch.log(self.alpha_T) + log_g, log_not_b
+        """Return log b_t and log(1 - b_t), each [B, T], given the parent.
+
+        Within a parent the bound is alpha_t / alpha_parent, so that b_t stays below alpha_t.
+        """
+        bound_T = self.alpha_T
+        if self.structure is not None:
+            ones = torch.ones_like(bound_T[:1])
+            bound_T = bound_T / torch.cat([bound_T, ones])[list(self.structure.parents)]
+            bound_T = torch.where(self._mirrored_T, 1.0, bound_T)
+        return _bounded(self.g_BT, bound_T)
+
+    @property
+    def _mirrored_T(self) -> Tensor:
+        assert self.structure is not None
+        return torch.tensor(self.structure.mirrored, device=self.alpha_T.device)
 
     def log_p(self) -> tuple[Tensor, Tensor]:
         """Return log P(t) and log(1 - P(t)), each [B, T] (Eq. 1 and 3)."""
         log_u, log_not_u = logsigmoid(self.h_B).unsqueeze(1), logsigmoid(-self.h_B).unsqueeze(1)
-        log_b, log_not_b = self.log_b()
-        log_p = torch.logaddexp(log_u + logsigmoid(self.f_BT), log_not_u + log_b)
-        log_not_p = torch.logaddexp(log_u + logsigmoid(-self.f_BT), log_not_u + log_not_b)
-        return log_p, log_not_p
+        (log_a, log_not_a), (log_b, log_not_b) = self.log_a(), self.log_b()
+        if self.structure is not None:
+            log_a, log_not_a = self.structure.chained(log_a, log_not_a)
+            log_b, log_not_b = self.structure.chained(log_b, log_not_b)
+        log_p = torch.logaddexp(log_u + log_a, log_not_u + log_b)
+        return log_p, torch.logaddexp(log_u + log_not_a, log_not_u + log_not_b)
 
     def probabilities(self) -> Probabilities:
         """Return P(t) (Eq. 1), P(t,UP) (Eq. 4) and P(UP)."""
         u = torch.sigmoid(self.h_B).unsqueeze(1)
+        if self.structure is not None:
+            joint = self.structure.chained(*self.log_a())[0].exp() * u
+            b_BT = self.structure.chained(*self.log_b())[0].exp()
+            return Probabilities(joint + b_BT * torch.sigmoid(-self.h_B).unsqueeze(1), joint, u.squeeze(1))
         joint = torch.sigmoid(self.f_BT) * u
         marginal = joint + self.alpha_T * torch.sigmoid(self.g_BT) * torch.sigmoid(-self.h_B).unsqueeze(1)
         return Probabilities(marginal, joint, u.squeeze(1))
+
+
+def _bounded(x_BT: Tensor, bound_T: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log p and log(1 - p) of p = bound·sigmoid(x); 1 - p = (1 - bound)·sigmoid(x) + sigmoid(-x)."""
+    log_x = logsigmoid(x_BT)
+    return torch.log(bound_T) + log_x, torch.logaddexp(torch.log1p(-bound_T) + log_x, logsigmoid(-x_BT))
 
 
 Logits = TaskLogits | LatentLogits
@@ -85,8 +121,11 @@ Logits = TaskLogits | LatentLogits
 class IndependentHead(nn.Module):
     """One logit per task from its tower."""
 
-    def __init__(self, config: ModelConfig, inputs: int, representation: int, tasks: int) -> None:
+    def __init__(
+        self, config: ModelConfig, inputs: int, representation: int, tasks: int, structure: TaskStructure | None = None
+    ) -> None:
         super().__init__()
+        self.structure = structure
         del inputs
         self.towers = BatchedMLP(tasks, representation, config.tower_hidden)
         self.weight = nn.Parameter(linear_weight(tasks, self.towers.outputs, 1) * 0.1)
@@ -97,7 +136,7 @@ class IndependentHead(nn.Module):
         """Return the tasks' logits."""
         del x_BK
         towers = self.towers(self.dropout(representations_TBH))
-        return TaskLogits(torch.bmm(towers, self.weight).squeeze(2).T + self.bias)
+        return TaskLogits(torch.bmm(towers, self.weight).squeeze(2).T + self.bias, self.structure)
 
 
 class LatentHead(nn.Module):
@@ -105,8 +144,11 @@ class LatentHead(nn.Module):
 
     alpha: Tensor
 
-    def __init__(self, config: ModelConfig, inputs: int, representation: int, tasks: int) -> None:
+    def __init__(
+        self, config: ModelConfig, inputs: int, representation: int, tasks: int, structure: TaskStructure | None = None
+    ) -> None:
         super().__init__()
+        self.structure = structure
         self.towers = BatchedMLP(tasks, representation, config.tower_hidden)
         self.weight = nn.Parameter(linear_weight(tasks, self.towers.outputs, 2) * 0.1)  # columns: f, g
         self.bias_f = nn.Parameter(torch.zeros(tasks))
@@ -123,4 +165,5 @@ class LatentHead(nn.Module):
         fg_TB2 = torch.bmm(towers, self.weight)
         latent = self.dropout(self.latent(x_BK)[0])
         h_B = (latent @ self.latent_weight + self.latent_bias).squeeze(1)
-        return LatentLogits(h_B, fg_TB2[:, :, 0].T + self.bias_f, fg_TB2[:, :, 1].T + self.bias_g, self.alpha)
+        f_BT, g_BT = fg_TB2[:, :, 0].T + self.bias_f, fg_TB2[:, :, 1].T + self.bias_g
+        return LatentLogits(h_B, f_BT, g_BT, self.alpha, self.structure)

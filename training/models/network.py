@@ -5,26 +5,61 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from bundle.features import FeatureSchema
+from training.errors import ConfigInvalid
 from training.models.backbones import BACKBONES
 from training.models.config import ModelConfig
 from training.models.heads import IndependentHead, LatentHead, Logits
 from training.models.layers import InputLayer
+from training.models.structure import TaskStructure, unrelated
 
 
 class Network(nn.Module):
     """Encoded rows → logits of every task."""
 
-    def __init__(self, config: ModelConfig, schema: FeatureSchema, tasks: int) -> None:
-        """Build the network that `config` describes for the columns of `schema` and `tasks` tasks."""
+    def __init__(
+        self, config: ModelConfig, schema: FeatureSchema, tasks: int, structure: TaskStructure | None = None
+    ) -> None:
+        """Build the network that `config` describes for the columns of `schema` and `tasks` tasks.
+
+        `structure` relates the tasks; without it they are unrelated.
+
+        Raises:
+            ConfigInvalid: habit towers without a user or context feature to read.
+        """
         super().__init__()
         self.config = config
+        self.structure = None if structure == unrelated(tasks) else structure
         self.inputs = InputLayer(schema, config.embedding_std)
-        self.backbone = BACKBONES[config.backbone](config, self.inputs.width, tasks)
+        self.backbone_inputs = self.inputs.parts[0].width if config.habit_towers else self.inputs.width
+        if not self.backbone_inputs:
+            raise ConfigInvalid("habit_towers", found="no user or context feature", expected="at least one")
+        self.backbone = BACKBONES[config.backbone](config, self.backbone_inputs, tasks)
         head = LatentHead if config.has_latent else IndependentHead
-        self.head = head(config, self.inputs.width, self.backbone.outputs, tasks)
+        self.head = head(config, self.inputs.width, self.backbone.outputs, tasks, self.structure)
 
     def forward(self, codes_BC: Tensor, values_BV: Tensor) -> Logits:
         """Return the logits of a batch of encoded rows."""
         x_BK = self.inputs(codes_BC, values_BV)
-        logits: Logits = self.head(x_BK, self.backbone(x_BK))
+        logits: Logits = self.head(x_BK, self.backbone(x_BK[:, : self.backbone_inputs]))
         return logits
+
+    @property
+    def unservable(self) -> str | None:
+        """What in this network no serving graph can express yet; None if one can be written."""
+        if self.config.name == "esmm":
+            return "the backbone of esmm"
+        if self.config.habit_towers:
+            return "habit_towers"
+        if self.structure is not None:
+            return "tasks within others" if self.structure.has_chains else "mirrored tasks"
+        return None
+
+    def check_servable(self) -> None:
+        """Refuse a network that no serving graph can express.
+
+        Raises:
+            ConfigInvalid: names what cannot be served.
+        """
+        if self.unservable is not None:
+            expected = "a model that a serving graph can express"
+            raise ConfigInvalid(f"model {self.config.name}", found=self.unservable, expected=expected)
