@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,12 +18,27 @@ from model_export.gate import check_gate, top_overlap
 from model_export.parity import network_outputs, open_session, run_graph, sample_rows
 from model_export.write import export_run
 from service.engine import Engine
+from training.batches import gather
+from training.dataset import read_prepared
 from training.run import read_run, read_tensors, write_tensors
 
 
 @pytest.fixture(scope="session")
-def int8(trained, tmp_path_factory):
-    return export_run(trained, tmp_path_factory.mktemp("int8") / "demo" / "1", "int8")
+def judged(trained, prepared, tmp_path_factory):
+    """Return the trained run with all training rows as its sample: a gate over a handful of positives is chance."""
+    run, data = tmp_path_factory.mktemp("judged") / "run", read_prepared(prepared)
+    shutil.copytree(trained, run)
+    names = [task.name for task in data.tasks]
+    tasks = [names.index(name) for name in read_run(run).description.task_names]
+    batch = gather(data.split("train"), slice(None), tasks)
+    tensors = {"codes": batch.codes_BC, "values": batch.values_BV, "labels": batch.labels_BT.to(torch.uint8)}
+    write_tensors(run / "sample.safetensors", tensors, {})
+    return run
+
+
+@pytest.fixture(scope="session")
+def int8(judged, tmp_path_factory):
+    return export_run(judged, tmp_path_factory.mktemp("int8") / "demo" / "1", "int8")
 
 
 @pytest.fixture
@@ -45,8 +61,8 @@ def test_an_int8_bundle_carries_its_figures_and_serves(int8):
     Engine(int8)  # the service's own checks: tensors, warm-up, golden replay
 
 
-def test_figures_are_those_of_the_graph_row_by_row(int8, trained):
-    run, gate = read_run(trained), int8.manifest.precision_gate
+def test_figures_are_those_of_the_graph_row_by_row(int8, judged):
+    run, gate = read_run(judged), int8.manifest.precision_gate
     rows, session = sample_rows(run), open_session(int8.model_path)
     exact = network_outputs(run.trained_network(), *rows.batch(0, len(rows.codes)))
     changes = []
