@@ -1,9 +1,10 @@
 """Which variants a user has: layers, traffic, targeting, holdout and forced variants.
 
 Hashing, bucketing and targeting are those of the growthbook library (hash version 2). A layer deals its users to
-slices by the library's filter hash; only the experiment that owns the user's slice is then evaluated, which is what
-evaluating all of them with `filters` would give (a test holds the two together). Nothing is stored: a user's
-variant follows from the id and the config. Knows nothing of policies or scores.
+slices by the library's filter hash; of the experiment that owns the user's slice, only the steps of the library's
+evaluation that ours have are then taken: hash, bucket ranges, condition. That is what evaluating every experiment
+with `filters` would give (a test holds the two together). Nothing is stored: a user's variant follows from the id
+and the config. Knows nothing of policies or scores.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import growthbook
-from growthbook.common_types import EvaluationContext, GlobalContext, Options, StackContext, UserContext
-from growthbook.core import gbhash, run_experiment
+from growthbook.core import chooseVariation, evalCondition, gbhash, getBucketRanges
 
 from fusion.errors import ForceRefused, ForceUnknown
 from fusion.layers import Experiment, Layer
@@ -57,13 +57,31 @@ class Reason:
 
 @dataclass(frozen=True)
 class _Arm:
-    """An experiment ready to be evaluated, and the exposure of each of its variants."""
+    """An experiment ready to be evaluated: its slice, its variants' bucket ranges, and their exposures."""
 
     config: Experiment
     low: float
     high: float
-    experiment: growthbook.Experiment[int]
+    seed: str
+    ranges: list[tuple[float, float]]
     exposures: tuple[Exposure, ...]
+
+    @property
+    def running(self) -> bool:
+        """Whether it takes users."""
+        return self.config.status == "running"
+
+    def exposure_of(self, user_id: str) -> Exposure | None:
+        """Return the variant that the user's bucket falls to, if any, whatever the condition says."""
+        bucket = gbhash(self.seed, user_id, HASH_VERSION)
+        index = -1 if bucket is None else chooseVariation(bucket, self.ranges)
+        return self.exposures[index] if index >= 0 else None
+
+    def meets(self, user_id: str, context: Mapping[str, Any] | None) -> bool:
+        """Return whether the experiment's condition holds."""
+        if not self.config.when:
+            return True
+        return evalCondition({**context, USER: user_id} if context else {USER: user_id}, self.config.when, {})
 
 
 class Assigner:
@@ -78,7 +96,6 @@ class Assigner:
             layer.name: {exposure.variant: exposure for arm in arms for exposure in arm.exposures}
             for layer, _, arms in self._layers
         }
-        self._global = GlobalContext(options=Options())
 
     def assign(
         self,
@@ -105,7 +122,6 @@ class Assigner:
             return ()
         exposures: list[Exposure] = []
         held_out = self._is_held_out(user_id)
-        evaluation: EvaluationContext | None = None
         for layer, seed, arms in self._layers:
             if layer.name in forced:
                 exposures.append(forced[layer.name])
@@ -114,12 +130,11 @@ class Assigner:
                 continue
             place = gbhash(seed, user_id, HASH_VERSION)
             for arm in arms:
-                if place is None or not arm.low <= place < arm.high or arm.config.status != "running":
+                if place is None or not arm.low <= place < arm.high or not arm.running:
                     continue
-                evaluation = evaluation or self._evaluation(user_id, context)
-                result = run_experiment(arm.experiment, None, evaluation)
-                if result.inExperiment:
-                    exposures.append(arm.exposures[result.value])
+                exposure = arm.exposure_of(user_id)
+                if exposure is not None and arm.meets(user_id, context):
+                    exposures.append(exposure)
         return tuple(exposures)
 
     def explain(self, user_id: str, context: Mapping[str, Any] | None = None) -> list[Reason]:
@@ -144,25 +159,19 @@ class Assigner:
             return None, f"the experiment is {arm.config.status}"
         if not arm.low <= place < arm.high:
             return None, f"layer bucket {place:.4f} is outside the slice [{arm.low:g}, {arm.high:g})"
-        result = run_experiment(arm.experiment, None, self._evaluation(user_id, context))
-        bucket = gbhash(str(arm.experiment.seed), user_id, HASH_VERSION)
-        if result.inExperiment:
-            text = f"layer bucket {place:.4f} in [{arm.low:g}, {arm.high:g}), bucket {bucket:.4f}"
-            return arm.exposures[result.value].variant, text
-        without = growthbook.Experiment(**{**arm.experiment.to_dict(), "condition": None})
-        if run_experiment(without, None, self._evaluation(user_id, context)).inExperiment:
+        bucket = gbhash(arm.seed, user_id, HASH_VERSION)
+        exposure = arm.exposure_of(user_id)
+        if exposure is None:
+            return None, f"bucket {bucket:.4f} is outside the traffic of {arm.config.traffic:.2%}"
+        if not arm.meets(user_id, context):
             return None, f"the condition {arm.config.when} does not hold for the context"
-        return None, f"bucket {bucket:.4f} is outside the traffic of {arm.config.traffic:.2%}"
+        return exposure.variant, f"layer bucket {place:.4f} in [{arm.low:g}, {arm.high:g}), bucket {bucket:.4f}"
 
     def _is_held_out(self, user_id: str) -> bool:
         if not self._holdout.share or not user_id:
             return False
         place = gbhash(f"holdout:{self._holdout.salt}", user_id, HASH_VERSION)
         return place is not None and place < self._holdout.share
-
-    def _evaluation(self, user_id: str, context: Mapping[str, Any] | None) -> EvaluationContext:
-        attributes = {**context, USER: user_id} if context else {USER: user_id}
-        return EvaluationContext(user=UserContext(attributes=attributes), global_ctx=self._global, stack=StackContext())
 
     def _check_force(self, user_id: str, force: Mapping[str, str], privileged: bool) -> dict[str, Exposure]:
         if not privileged and user_id not in self._test_users:
@@ -192,8 +201,8 @@ def experiment_seed(layer: Layer, experiment: Experiment) -> str:
     return f"{layer.salt or layer.name}/{experiment.name}/{experiment.phase}"
 
 
-def growthbook_experiment(layer: Layer, experiment: Experiment, *, filters: bool) -> growthbook.Experiment[int]:
-    """Return the library's form of an experiment; values are variant positions."""
+def growthbook_experiment(layer: Layer, experiment: Experiment) -> growthbook.Experiment[int]:
+    """Return the library's whole form of an experiment, which assignment agrees with; values are positions."""
     low, high = experiment.slice
     slices: Any = [{"seed": layer_seed(layer), "ranges": [(low, high)], "hashVersion": HASH_VERSION, "attribute": USER}]
     return growthbook.Experiment(
@@ -205,7 +214,7 @@ def growthbook_experiment(layer: Layer, experiment: Experiment, *, filters: bool
         hashAttribute=USER,
         hashVersion=HASH_VERSION,
         seed=experiment_seed(layer, experiment),
-        filters=slices if filters else None,
+        filters=slices,
         active=experiment.status == "running",
     )
 
@@ -215,7 +224,10 @@ def _arms(layer: Layer) -> tuple[_Arm, ...]:
         _Arm(
             experiment,
             *experiment.slice,
-            growthbook_experiment(layer, experiment, filters=False),
+            experiment_seed(layer, experiment),
+            getBucketRanges(
+                len(experiment.variants), experiment.traffic, [variant.weight for variant in experiment.variants]
+            ),
             tuple(
                 Exposure(layer.name, experiment.name, experiment.phase, variant.name) for variant in experiment.variants
             ),

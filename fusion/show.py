@@ -6,6 +6,7 @@ import argparse
 import getpass
 import json
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,13 @@ def print_check(file: Path, bundle: Path | None, against: Path | None, json_file
     """
     config = load_config(file)
     fits = None
+    uncalibrated: list[str] = []
     if bundle is not None:
         tasks, has_p_up, calibrations = read_model(bundle)
         compile_config(config, tasks, has_p_up, calibrations)
         fits = str(bundle)
-    warnings = find_doubts(config)
+        uncalibrated = sorted(set(tasks) - calibrations.keys())
+    warnings = find_doubts(config, uncalibrated)
     moves = None if against is None else compare_configs(load_config(against), config)
     console = Console(highlight=False)
     console.print(f"{file}: good, version {config.version}", soft_wrap=True)
@@ -51,14 +54,17 @@ def print_check(file: Path, bundle: Path | None, against: Path | None, json_file
     return 0
 
 
-def find_doubts(config: FusionConfig) -> list[str]:
-    """Return what is allowed in a config but may not be meant, one line each."""
+def find_doubts(config: FusionConfig, uncalibrated: Sequence[str] = ()) -> list[str]:
+    """Return what is allowed in a config (for a model with uncalibrated tasks) but may not be meant, one line each."""
     doubts = []
     for name, policy in config.policies.items():
         multiplies = isinstance(policy, PowerProduct | RankProduct) and policy.p_up > 0
         multiplies |= isinstance(policy, Expression) and "p_up" in policy.expression
         if policy.signal == "joint" and multiplies:
             doubts.append(f"policy {name}: joint probabilities already hold P(UP), and p_up multiplies it in again")
+        read = [task for task in uncalibrated if task in getattr(policy, "weights", {task: 1})]
+        if policy.calibrate and read:
+            doubts.append(f"policy {name}: calibrate: true, but the model has no calibration of {', '.join(read)}")
     used = {config.default}
     for layer in config.layers:
         for experiment in layer.experiments:
@@ -104,8 +110,9 @@ def print_diff(args: argparse.Namespace) -> int:
     requests = read_requests(args.requests, args.url)
     tasks, outputs = requests[0].tasks, requests[0].probabilities
     has_p_up = outputs.p_up_N is not None and outputs.p_joint_NT is not None
-    control = find_policy(args.control, args.config, tasks, has_p_up)
-    treatment = find_policy(args.treatment, args.config, tasks, has_p_up)
+    calibrations = None if args.bundle is None else read_model(args.bundle)[2]
+    control = find_policy(args.control, args.config, tasks, has_p_up, calibrations)
+    treatment = find_policy(args.treatment, args.config, tasks, has_p_up, calibrations)
     difference = compare_policies(control, treatment, requests, args.top)
     Console(highlight=False).print(difference_table(difference, args.control, args.treatment))
     if args.plot is not None:
@@ -114,17 +121,26 @@ def print_diff(args: argparse.Namespace) -> int:
     return 0
 
 
-def find_policy(name: str, config_path: Path, tasks: tuple[str, ...], has_p_up: bool) -> CompiledPolicy:
+def find_policy(
+    name: str,
+    config_path: Path,
+    tasks: tuple[str, ...],
+    has_p_up: bool,
+    calibrations: Mapping[str, Calibration] | None = None,
+) -> CompiledPolicy:
     """Return the policy NAME of the config at hand, or FILE:NAME, compiled for the tasks.
 
     Raises:
-        FusionError: no such policy, or it does not fit the tasks.
+        FusionError: no such policy, it does not fit the tasks, or it wants calibrations and there are none.
     """
     file, _, short = name.rpartition(":")
     config = load_config(Path(file) if file else config_path)
     if short not in config.policies:
         raise FusionError("policy", found=repr(name), expected=f"one of {', '.join(sorted(config.policies))}")
-    return compile_policy(config.policies[short], tasks, has_p_up, config.negative_tasks)
+    policy = config.policies[short]
+    if policy.calibrate and calibrations is None:
+        raise FusionError(f"policy {name}", found="calibrate: true", expected="--bundle of the model, which has them")
+    return compile_policy(policy, tasks, has_p_up, config.negative_tasks, calibrations)
 
 
 def difference_table(difference: Difference, control: str, treatment: str) -> Table:

@@ -118,3 +118,28 @@ def test_help_ends_with_an_example(command, capsys):
     with pytest.raises(SystemExit):
         cli.main([*command, "--help"])
     assert f"dlen {' '.join(command)}" in capsys.readouterr().out.split("example:")[1]
+
+
+def test_diff_and_check_take_calibrations_from_the_bundle(run, tmp_path):
+    (tmp_path / "f.yaml").write_text(
+        "default: a\npolicies:\n"
+        "  a: {formula: weighted_sum, signal: marginal, weights: {click: 1, like: 1}}\n"
+        "  b: {formula: weighted_sum, signal: marginal, calibrate: true, weights: {click: 1, like: 1}}\n"
+    )
+    request = {"tasks": ["click", "like"], "p": [[0.5, 0.01], [0.1, 0.4], [0.3, 0.1]]}
+    (tmp_path / "r.jsonl").write_text(json.dumps(request))
+    options = ["--config", tmp_path / "f.yaml", "--requests", tmp_path / "r.jsonl", "--top", 1]
+    code, text = run("fusion", "diff", "--control", "a", "--treatment", "b", *options)
+    assert (code, "got calibrate: true, want --bundle of the model" in text) == (2, True)
+    folder = bundle(tmp_path, ("click", "like"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["tasks"][1]["calibration"] = {"temperature": 1.0, "offset": 3.0}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    figures = tmp_path / "d.json"
+    assert (
+        run("fusion", "diff", "--control", "a", "--treatment", "b", *options, "--bundle", folder, "--json", figures)[0]
+        == 0
+    )
+    assert json.loads(figures.read_text())["overlap"] == 0.0
+    text = run("fusion", "check", tmp_path / "f.yaml", "--bundle", folder)[1]
+    assert "policy b: calibrate: true, but the model has no calibration of click" in text

@@ -102,19 +102,31 @@ def test_variants_are_equal_in_another_process_with_another_hash_seed(two_layers
     assert answers == {f"{here}\n"}
 
 
-def test_assignment_is_what_the_library_gives_with_filters(two_layers):
-    assigner = Assigner(two_layers)
+def test_assignment_is_what_the_library_gives_with_filters(make_config, experiment):
+    uneven = [{"name": f"v{index}", "weight": weight} for index, weight in enumerate((0.5, 0.3, 0.2))]
+    odd = {"$or": [{"tab": {"$gte": 2}}, {"country": {"$regex": "^D"}}], "$not": {"age": {"$exists": True}}}
+    config = make_config(
+        layers=[
+            {"name": "r", "experiments": [experiment("a", variants=uneven, traffic=0.7, when=odd)]},
+            {"name": "s", "experiments": [experiment("b", slice=[0, 0.5]), experiment("c", slice=[0.5, 1], when={})]},
+            {"name": "t", "experiments": [experiment("d", status="stopped", slice=[0, 0.5])]},
+            {"name": "u", "salt": "other", "experiments": [experiment("e", when={"id": "user-7"}, phase=3)]},
+        ]
+    )
+    contexts = [{}, {"tab": 1, "country": "DE"}, {"tab": 2, "age": 3}, {"tab": "2"}, {"tab": None, "country": ["DE"]}]
+    assigner = Assigner(config)
     library = GlobalContext(options=Options())
-    for user in USERS[:2000]:
+    for number, user in enumerate(USERS[:2000]):
         expected = []
-        context = EvaluationContext(UserContext(attributes={"id": user}), library, StackContext())
-        for layer in two_layers.layers:
+        attributes = contexts[number % len(contexts)]
+        context = EvaluationContext(UserContext(attributes={**attributes, "id": user}), library, StackContext())
+        for layer in config.layers:
             for item in layer.experiments:
-                result = run_experiment(growthbook_experiment(layer, item, filters=True), None, context)
+                result = run_experiment(growthbook_experiment(layer, item), None, context)
                 if result.inExperiment:
                     variant = item.variants[result.value].name
                     expected.append(Exposure(layer.name, item.name, item.phase, variant))
-        assert assigner.assign(user) == tuple(expected)
+        assert assigner.assign(user, attributes) == tuple(expected)
 
 
 def test_held_out_users_are_in_no_experiment_and_the_others_do_not_move(make_config, experiment):
