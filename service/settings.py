@@ -52,7 +52,7 @@ class Settings(BaseModel):
         default=32, ge=1, le=10_000, description="Most requests that a worker holds at a time; `queue_ms` allows fewer."
     )
     queue_ms: float = Field(
-        default=25.0,
+        default=100.0,
         gt=0,
         le=60_000,
         description="Longest that a request is meant to wait for a thread; sets how many are held, by measured time.",
