@@ -29,7 +29,7 @@ def run(*words: object) -> str:
 @pytest.mark.real_component
 def test_prometheus_reads_its_config_and_all_rules(system_command):
     told = run(system_command("promtool"), "check", "config", ROOT / "deploy/prometheus/prometheus.yml")
-    assert told.count("SUCCESS") == 1 + len(RULES)
+    assert f"{len(RULES)} rule files found" in told
 
 
 @pytest.mark.real_component
