@@ -14,12 +14,16 @@ if TYPE_CHECKING:
     from training.requests import Body
 
 
-def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the sub-commands that make and look at data."""
+def register(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> argparse._SubParsersAction[argparse.ArgumentParser]:
+    """Add the sub-commands that make and look at data; return those of `dlen benchmark`, for more."""
     _register_prepare(commands)
     _register_request(commands)
     benchmark = commands.add_parser("benchmark", help="measure against other libraries")
-    _register_lightgbm(benchmark.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True))
+    benchmarks = benchmark.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
+    _register_lightgbm(benchmarks)
+    return benchmarks
 
 
 def _register_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

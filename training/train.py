@@ -97,7 +97,7 @@ class Trainer:
         try:
             while self.progress.epoch < self.config.epochs and not self._out_of_patience():
                 for batch in self.batches.epoch(self.progress.epoch, self.progress.batch):
-                    loss = self._step(batch)
+                    loss = self.step(batch)
                     board.add_scalar("train/loss", loss, self.progress.step)
                     if self._validation_is_due():
                         self._validate(board)
@@ -114,7 +114,7 @@ class Trainer:
             board.close()
         return self._finish()
 
-    def _step(self, batch: Batch) -> float:
+    def step(self, batch: Batch) -> float:
         """Take one optimiser step; return the batch's loss."""
         config = self.config
         for group in self.optimizer.param_groups:
@@ -147,10 +147,9 @@ class Trainer:
         if not self.config.average:
             return
         decay = min(self.config.average, (1 + self.progress.step) / (10 + self.progress.step))
+        current = {name: t for name, t in self.network.state_dict().items() if t.is_floating_point()}
         with torch.no_grad():
-            for name, tensor in self.network.state_dict().items():
-                if tensor.is_floating_point():
-                    self.averaged[name].lerp_(tensor, 1 - decay)
+            torch._foreach_lerp_([self.averaged[name] for name in current], list(current.values()), 1 - decay)
 
     def _validation_is_due(self) -> bool:
         points = {

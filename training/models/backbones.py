@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from training.models.config import ModelConfig
-from training.models.layers import BatchedMLP, linear_weight
+from training.models.layers import BatchedMLP, linear_weight, side_by_side
 
 
 class SharedBottom(nn.Module):
@@ -52,9 +52,7 @@ class Gates(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return softmax weights [M, B, E] from x [B, K] or [M, B, K]."""
-        if x.dim() == 2:
-            x = x.unsqueeze(0).expand(self.weight.shape[0], -1, -1)
-        return torch.softmax(torch.baddbmm(self.bias, x, self.weight), dim=2)
+        return torch.softmax(side_by_side(x, self.weight, self.bias), dim=2)
 
 
 class MMOE(nn.Module):

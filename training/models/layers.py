@@ -72,21 +72,22 @@ class InputLayer(nn.Module):
         self.width = sum(part.width for part in self.parts)
 
     def forward(self, codes_BC: Tensor, values_BV: Tensor) -> Tensor:
-        """Return x [B, K]."""
+        """Return x [B, K]; each table is read once, so that its gradient is written once."""
         rows_BC = codes_BC + self.offsets
+        embedded = {size: iter(self._embed(rows_BC, int(size))) for size in self.tables}
         pieces: list[Tensor] = []
         for part in self.parts:
-            pieces.extend(self._embed(block, codes_BC, rows_BC) for block in part.blocks)
+            pieces.extend(_flat(block, codes_BC, next(embedded[str(block.size)])) for block in part.blocks)
             pieces.append(values_BV[:, part.values_start : part.values_end])
         return torch.cat(pieces, dim=1)
 
-    def _embed(self, block: Block, codes_BC: Tensor, rows_BC: Tensor) -> Tensor:
-        rows = rows_BC[:, block.start : block.end]
-        embedded = functional.embedding(rows, self.tables[str(block.size)])  # [B, columns, D]
-        if not block.is_list:
-            return embedded.flatten(1)
-        given = (codes_BC[:, block.start : block.end] != MISSING_CODE).to(embedded.dtype).unsqueeze(2)
-        return (embedded * given).sum(1) / given.sum(1).clamp(min=1.0)
+    def _embed(self, rows_BC: Tensor, size: int) -> Sequence[Tensor]:
+        """Return [B, columns, D] of every block of one size, in order."""
+        blocks = [block for part in self.parts for block in part.blocks if block.size == size]
+        runs = [rows_BC[:, start:end] for start, end in _runs(blocks)]
+        embedded = functional.embedding(runs[0] if len(runs) == 1 else torch.cat(runs, dim=1), self.tables[str(size)])
+        pieces: Sequence[Tensor] = torch.split(embedded, [block.end - block.start for block in blocks], dim=1)
+        return pieces
 
 
 class BatchedMLP(nn.Module):
@@ -105,10 +106,20 @@ class BatchedMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return [E, B, H] from x [B, K] (shared by all) or [E, B, K] (one each)."""
         for weight, bias in zip(self.weights, self.biases, strict=True):
-            if x.dim() == 2:
-                x = x.unsqueeze(0).expand(weight.shape[0], -1, -1)
-            x = torch.relu(torch.baddbmm(bias, x, weight))
+            x = torch.relu(side_by_side(x, weight, bias))
         return x
+
+
+def side_by_side(x: Tensor, weight_EKH: Tensor, bias_E1H: Tensor) -> Tensor:
+    """Return E linear layers [E, B, H] of x [B, K] (shared by all) or [E, B, K] (one each).
+
+    Layers that share x are one product of width E·H: as E products, their gradient of x would be E times as large.
+    """
+    if x.dim() == 3:
+        return torch.baddbmm(bias_E1H, x, weight_EKH)
+    networks, inputs, outputs = weight_EKH.shape
+    flat = torch.addmm(bias_E1H.flatten(), x, weight_EKH.transpose(0, 1).reshape(inputs, networks * outputs))
+    return flat.view(-1, networks, outputs).transpose(0, 1)
 
 
 def linear_weight(networks: int, inputs: int, outputs: int) -> Tensor:
@@ -148,6 +159,25 @@ def _blocks(features: Sequence[Feature], at: int) -> list[Block]:
             blocks.append(Block(at, end, size, is_list))
         at = end
     return blocks
+
+
+def _runs(blocks: Sequence[Block]) -> list[tuple[int, int]]:
+    """Return the code columns of blocks as (start, end), neighbours together."""
+    runs: list[tuple[int, int]] = []
+    for block in blocks:
+        if runs and runs[-1][1] == block.start:
+            runs[-1] = (runs[-1][0], block.end)
+        else:
+            runs.append((block.start, block.end))
+    return runs
+
+
+def _flat(block: Block, codes_BC: Tensor, embedded_BCD: Tensor) -> Tensor:
+    """Return a block's share of x: its columns side by side, or the mean over the slots of a list that hold one."""
+    if not block.is_list:
+        return embedded_BCD.flatten(1)
+    given = (codes_BC[:, block.start : block.end] != MISSING_CODE).to(embedded_BCD.dtype).unsqueeze(2)
+    return (embedded_BCD * given).sum(1) / given.sum(1).clamp(min=1.0)
 
 
 def _table_rows(columns: Sequence[tuple[str, int]], sizes: Sequence[int]) -> tuple[list[int], dict[int, int]]:
