@@ -42,6 +42,13 @@ class Change:
         """Relative difference, None where the control is 0."""
         return self.treatment / self.control - 1 if self.control else None
 
+    @property
+    def lift_interval(self) -> tuple[float, float] | None:
+        """The interval relative to the control's mean, which is taken as given; None where there is none."""
+        if self.low is None or self.high is None or not self.control:
+            return None
+        return self.low / self.control, self.high / self.control
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -166,13 +173,27 @@ def write_plot(path: Path, difference: Difference, control: str, treatment: str)
         raise FusionError("--plot", found="no matplotlib", expected="the train or loadtest extra installed") from exc
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.hist(difference.moves, bins=41, color="#4477aa")
+    farthest = max(1, int(np.abs(difference.moves).max(initial=1)))
+    width = 2 * math.ceil(farthest / 40) - 1  # odd, so that a bar stands over each multiple of it
+    reach = math.ceil(farthest / width) * width + width / 2
+    left.hist(difference.moves, bins=np.arange(-reach, reach + width, width).tolist(), color="#4477aa")
     left.set(xlabel="change of position (negative = up)", ylabel="candidates", title="Moves")
     changes = {**difference.tasks, **({"P(UP)": difference.p_up} if difference.p_up else {})}
     lifts = [100 * (change.lift or 0.0) for change in changes.values()]
-    right.barh(list(changes), lifts, color=["#228833" if lift >= 0 else "#cc3311" for lift in lifts])
+    spans = [
+        change.lift_interval or (lift / 100, lift / 100) for change, lift in zip(changes.values(), lifts, strict=True)
+    ]
+    reaches = [
+        [lift - 100 * low for lift, (low, _) in zip(lifts, spans, strict=True)],
+        [100 * high - lift for lift, (_, high) in zip(lifts, spans, strict=True)],
+    ]
+    colors = ["#228833" if lift >= 0 else "#cc3311" for lift in lifts]
+    right.barh(list(changes), lifts, xerr=reaches, color=colors, ecolor="#444444", capsize=3)
     right.axvline(0, color="black", linewidth=0.8)
-    right.set(xlabel=f"expected change in the top {difference.top_k}, %", title=f"{control} → {treatment}")
+    right.set(
+        xlabel=f"expected change in the top {difference.top_k}, % (95 % over requests)",
+        title=f"{control} → {treatment}",
+    )
     right.invert_yaxis()
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)

@@ -114,24 +114,23 @@ def explain_slate(formula: Formula, terms_KN: Floats, fused_N: Floats, slate: Sl
 def explanation_table(ids: Sequence[str], items: Sequence[Mapping[str, Any]]) -> Table:
     """Return a table of explained items (as `Explanation.items` gives them) for a terminal."""
     table = Table(title="Why each candidate stands where it does", caption=LINKS.get(_link(items), ""))
-    table.add_column("position", justify="right")
-    table.add_column("id")
-    names = [term["name"] for term in items[0]["terms"]] if items else []
-    for name in (*names, "total", "fused"):
-        table.add_column(name, justify="right")
-    table.add_column("multipliers")
-    table.add_column("score", justify="right")
-    table.add_column("moves")
+    table.add_column("#", justify="right")
+    for name in ("id", "terms", "total → score", "moves"):
+        table.add_column(name)
     for candidate_id, item in zip(ids, items, strict=True):
+        steps = [f"{item['total']:+.4f}"]
+        if item["link"] != "identity":
+            steps.append(f"fused {item['fused']:.4f}")
+        steps += [f"{factor['rule']} ×{factor['factor']:.4f}" for factor in item["multipliers"]]
+        if len(steps) > 1:
+            steps.append(f"{item['score']:.4f}")
         table.add_row(
             str(item["position"] or "dropped"),
             candidate_id,
-            *(f"{term['value']:+.4f}" for term in item["terms"]),
-            f"{item['total']:+.4f}",
-            f"{item['fused']:.4f}",
-            "\n".join(f"{factor['rule']} ×{factor['factor']:.4f}" for factor in item["multipliers"]),
-            f"{item['score']:.4f}",
+            "\n".join(f"{term['value']:+.4f} {term['name']}" for term in item["terms"]),
+            "\n".join(steps),
             "\n".join(f"{move['rule']} {move['from']}→{move['to'] or 'out'}" for move in item["moves"]),
+            end_section=True,
         )
     return table
 

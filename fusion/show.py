@@ -148,8 +148,10 @@ def difference_table(difference: Difference, control: str, treatment: str) -> Ta
     title = f"{control} → {treatment}: {difference.requests} requests, {difference.candidates} candidates"
     table = Table(title=title, caption="Σ P is what the model expects; what users do needs an experiment")
     table.add_column("figure", no_wrap=True)
-    for column in (control, treatment, "change", "difference, 95 %"):
-        table.add_column(column, justify="right")
+    for column in (control, treatment):
+        table.add_column(column, justify="right", overflow="fold")
+    table.add_column("change", justify="right", no_wrap=True)
+    table.add_column("95 % of change", justify="right", no_wrap=True)
     top = difference.top_k
     table.add_row(f"top {top} in both", "", f"{difference.overlap:.3f}", "", "")
     table.add_row(f"same top {top}, same order", "", f"{difference.same_top:.1%}", "", "")
@@ -164,7 +166,8 @@ def difference_table(difference: Difference, control: str, treatment: str) -> Ta
 
 def _cells(change: Change) -> list[str]:
     lift = "" if change.lift is None else f"{change.lift:+.2%}"
-    interval = "" if change.low is None else f"{change.low:+.4f} … {change.high:+.4f}"
+    span = change.lift_interval
+    interval = "" if span is None else f"{span[0]:+.2%} … {span[1]:+.2%}"
     return [f"{change.control:.4f}", f"{change.treatment:.4f}", lift, interval]
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
 from fusion.history import History
+from fusion.signals import Probabilities
 from service.errors import ModelsMissing
 from service.metrics import Metrics
 from service.reload import Reloader
@@ -258,3 +261,21 @@ def wait_for(met: Callable[[], bool]) -> None:
     while not met():
         assert time.monotonic() < give_up
         time.sleep(0.005)
+
+
+def test_a_policy_that_asks_for_it_is_calibrated_as_the_manifest_says(places):
+    file = places[0] / "tiny" / "1" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["tasks"][0]["calibration"] = {"temperature": 2.0, "offset": 1.0}
+    file.write_text(json.dumps(manifest))
+    policy = "formula: weighted_sum, signal: marginal, weights: {click: 1.0}"
+    places[1].write_text(f"default: a\npolicies:\n  a: {{{policy}}}\n  b: {{{policy}, calibrate: true}}\n")
+    made = Reloader(Settings(models=places[0], fusion=places[1]), Metrics(CollectorRegistry()), Serving())
+    made.load()
+    p = np.full((1, 3), 0.3, np.float32)
+    scores = {
+        name: policy.rank(Probabilities(p, p, p[:, 0])).score_N[0]
+        for name, policy in made._serving.choose(None).fusion.policies.items()
+    }
+    logit = np.log(0.3 / 0.7)
+    assert scores == pytest.approx({"a": 0.3, "b": 1 / (1 + np.exp(-(logit / 2 + 1)))}, rel=1e-6)

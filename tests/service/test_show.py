@@ -39,7 +39,7 @@ def test_the_ordered_feed_is_printed_with_every_score(running, request_file, tmp
 def test_explain_prints_the_terms_of_each_score(running, request_file, capsys, wide):
     assert main(["rank", "--url", running.url, "--request", str(request_file), "--explain", "--top", "2"]) == 0
     shown = capsys.readouterr().out
-    assert "Why each candidate stands where it does" in shown and "multipliers" in shown
+    assert "Why each candidate stands where it does" in shown and "total → score" in shown
 
 
 def test_a_refusal_is_one_clear_line(running, tmp_path, body, capsys):
