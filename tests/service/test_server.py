@@ -177,6 +177,28 @@ def test_a_killed_worker_is_replaced_and_its_counts_stay(serve, body):
     assert service.metric("dlen_rank_in_flight_limit") == 4
 
 
+def test_a_worker_that_dies_under_a_bad_config_comes_back_once_it_is_good(serve, body, tmp_path, fusion_file):
+    config = tmp_path / "fusion.yaml"
+    config.write_text(fusion_file.read_text())
+    service = serve("--workers", "2", fusion=config, DLEN_DRAIN_SECONDS="0")
+    config.write_text(fusion_file.read_text().replace("like:", "likes:"))
+    os.kill(worker_pids(service.process.pid)[0], signal.SIGKILL)
+    wait_for_log(service, r"dlen: error: .*likes")
+    with httpx.Client() as client:
+        assert client.post(f"{service.url}/v1/rank", json=body).status_code == 200
+    config.write_text(fusion_file.read_text())
+    wait_for_log(service, r"(?s)(serving on.*){3}")
+    assert len(worker_pids(service.process.pid)) == 2
+    assert service.process.poll() is None
+
+
+def wait_for_log(service, pattern: str) -> None:
+    give_up = time.monotonic() + 30
+    while not re.search(pattern, service.log.read_text()):
+        assert time.monotonic() < give_up and service.process.poll() is None, service.log.read_text()
+        time.sleep(0.05)
+
+
 def test_workers_do_not_outlive_their_supervisor(serve, body):
     service = serve("--workers", "2", DLEN_DRAIN_SECONDS="0")
     pids = worker_pids(service.process.pid)

@@ -81,7 +81,7 @@ def test_what_is_measured_is_measured_on_rows_that_the_fit_has_not_seen():
     first_p, first_labels = rows(1.0, 0.0, 10_000)
     later_p, later_labels = rows(1.0, 1.0, 10_000, seed=1)
     found = fit_task(np.append(first_p, later_p), np.append(first_labels, later_labels))
-    assert found.pcoc_after == pytest.approx(found.pcoc_before, abs=0.02)
+    assert found.pcoc_after == pytest.approx(found.pcoc_before, abs=0.05)
     assert found.pcoc_after < 0.75
     few = np.append(np.zeros(500, np.uint8), np.ones(500, np.uint8))
     assert fit_task(rows(1.0, 0.0, 1000)[0], few).pcoc_after is None
