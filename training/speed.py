@@ -7,6 +7,7 @@ Legend: N rows, C code columns, T tasks.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from collections.abc import Callable
@@ -126,12 +127,13 @@ def operator_shares(trainer: Trainer, steps: int = 20) -> list[Document]:
     for _ in range(_FIRST_STEP):
         trainer.step(next(batches))
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        for _, batch in zip(range(steps), batches, strict=False):
+        for batch in itertools.islice(batches, steps):
             trainer.step(batch)
+    done = trainer.progress.step - _FIRST_STEP
     events = [(event.key, event.self_cpu_time_total, event.count) for event in profiled.key_averages()]
     total = sum(spent for _, spent, _ in events)
     events.sort(key=lambda event: -event[1])
-    return [{"operator": key, "share": spent / total, "calls": count / steps} for key, spent, count in events[:14]]
+    return [{"operator": key, "share": spent / total, "calls": count / done} for key, spent, count in events[:14]]
 
 
 def write_rows(folder: Path, rows: int, codes: int, seed: int) -> None:

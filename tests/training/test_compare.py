@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +15,10 @@ import yaml
 from sklearn.metrics import roc_auc_score
 
 from cli import main
+from training.compare import Comparison
 from training.dataset import read_prepared
+from training.errors import ConfigInvalid
+from training.experiment import Experiment
 from training.predict import predict
 from training.run import read_run
 
@@ -143,3 +147,28 @@ def test_a_model_added_later_takes_up_the_runs_that_are_there(compared, config, 
     after = {path: path.stat().st_mtime_ns for path in out.glob("tiny/runs/**/result.json")}
     assert {path: after[path] for path in before} == before
     assert len(after) == len(before) + 4
+
+
+def comparison(tmp_path, *folders: Path) -> Comparison:
+    models = {"mmoe": {"model": {"name": "mmoe"}}}
+    experiment = Experiment(title="t", data=folders, baseline="mmoe", seeds=(1,), models=models)
+    return Comparison(experiment, tmp_path / "out", lambda news: None, lambda done, total: None)
+
+
+def test_folders_are_pooled_and_a_person_stays_one_user_across_them(prepared, tmp_path):
+    (tmp_path / "again").symlink_to(prepared)
+    alone, both = comparison(tmp_path, prepared).test_rows, comparison(tmp_path, prepared, tmp_path / "again").test_rows
+    rows = len(alone.labels)
+    assert len(both.labels) == 2 * rows
+    assert (both.users_N[:rows] == both.users_N[rows:]).all()
+    assert both.users_N.max() + 1 == len(np.unique(read_prepared(prepared).split("test").user))
+
+
+def test_folders_of_other_tasks_are_refused(prepared, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(prepared, other)
+    info = json.loads((other / "prepared.json").read_text())
+    info["tasks"][1]["held_out"] = True
+    (other / "prepared.json").write_text(json.dumps(info))
+    with pytest.raises(ConfigInvalid, match="tasks of .*other"):
+        comparison(tmp_path, prepared, other)
