@@ -176,6 +176,13 @@ def test_holders_of_a_key_force_variants_for_anybody_by_field_or_header(steered,
         by_field = service.rank({**body, "force_variant": {"ranking": variant}}, **{"X-Admin-Key": OLD_KEY})
         by_header = service.rank(body, **{"X-Admin-Key": NEW_KEY, "X-Force-Variant": f"ranking={variant}"})
         assert by_field.json()["assignments"] == by_header.json()["assignments"] == {"ranking": variant}
+    inputs = [{"name": "candidates.id", "datatype": "BYTES", "shape": [2], "data": ["c1", "c2"]}]
+    answer = service.client.post(
+        f"{service.url}/v2/models/tiny/infer",
+        json={"inputs": inputs, "parameters": {"user_id": "anna"}},
+        headers={"X-Admin-Key": NEW_KEY, "X-Force-Variant": "ranking=b"},
+    )
+    assert answer.json()["parameters"]["variant.ranking"] == "b"
     for headers in ({}, {"X-Admin-Key": "wrong-key-0123456789"}):
         refused = service.rank(body, **headers, **{"X-Force-Variant": "ranking=a"})
         assert (refused.status_code, refused.json()["type"]) == (422, "urn:dlen:problem:variant-refused")
