@@ -1,0 +1,1 @@
+"""What runs around the ranker: dashboards, rules, proxy, manifests, and the rehearsal that proves them."""

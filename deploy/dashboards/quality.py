@@ -1,0 +1,96 @@
+"""Dashboard *Model quality*: do the model and the policy get what they were trained and written for?"""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.builders import dashboard
+
+from deploy.dashboards.panels import RANK, SELECTED, Query, lines, number, page
+
+RATE = "$__rate_interval"
+
+
+def quality_dashboard() -> dashboard.Dashboard:
+    """Return the dashboard for those who own the model and the policies."""
+    made = page("dlen-quality", "DLEN / Model quality", "Inputs, failures and policies of the models that serve.")
+    for add in (_glance, _inputs, _policies):
+        add(made)
+    return made
+
+
+def _glance(made: dashboard.Dashboard) -> None:
+    made.with_row(dashboard.Row("At a glance"))
+    made.with_panel(
+        number("Model versions", "More than one per model: a roll-out is under way, or stuck.",
+               "count(count by (model, version) (dlen_model_info == 1))", "short")
+    )  # fmt: skip
+    made.with_panel(
+        number("Since the last model", "Time since a model was taken over.",
+               'time() - max(dlen_last_reload_timestamp_seconds{kind="model"})', "s")
+    )  # fmt: skip
+    made.with_panel(
+        number("Model failures", "Share of requests for which the model raised or gave NaN, or overran.",
+               'sum(job:dlen_rank_degraded:ratio_rate5m{reason=~"model failed|overrun"}) or vector(0)',
+               "percentunit", warn=0.001, alarm=0.01)
+    )  # fmt: skip
+    made.with_panel(
+        number("Policy failures", "Share of requests for which the policy gave a score that is no number.",
+               'sum(job:dlen_rank_degraded:ratio_rate5m{reason="policy failed"}) or vector(0)', "percentunit",
+               warn=0.001, alarm=0.01)
+    )  # fmt: skip
+    made.with_panel(
+        number("Refused requests", "Share of rank requests that the caller must change.",
+               "sum(job:dlen_rank_refused:ratio_rate5m) or vector(0)", "percentunit", warn=0.01, alarm=0.05)
+    )  # fmt: skip
+    made.with_panel(
+        number("Values missing", "Feature values that a request lacks, over all its rows.",
+               "sum(job_feature:dlen_feature_missing:per_request_rate5m) or vector(0)", "short")
+    )  # fmt: skip
+
+
+def _inputs(made: dashboard.Dashboard) -> None:
+    made.with_row(dashboard.Row("Inputs"))
+    missing = f"rate(dlen_feature_missing_total{{{SELECTED}}}[{RATE}])"
+    requests = f'sum(rate(dlen_feature_rows_total{{{SELECTED},part="request"}}[{RATE}]))'
+    made.with_panel(
+        lines("Missing values per request, by feature", "The ten worst. A jump: its source has gone, or was renamed.",
+              [Query(f"topk(10, sum by (feature) ({missing}) / on () group_left () {requests})", "{{feature}}")],
+              "short", span=12)
+    )  # fmt: skip
+    made.with_panel(
+        lines("Refused requests by problem", "feature-invalid after a release: the caller's features have changed.",
+              [Query(f"sum by (problem) (rate(dlen_rank_refused_total{{{SELECTED}}}[{RATE}]))", "{{problem}}")],
+              "reqps", stacked=True, span=12)
+    )  # fmt: skip
+    made.with_panel(
+        lines("Rows encoded", "request: one each; item: one per candidate.",
+              [Query(f"sum by (part) (rate(dlen_feature_rows_total{{{SELECTED}}}[{RATE}]))", "{{part}}")], "rowsps")
+    )  # fmt: skip
+    stage = f'dlen_rank_stage_seconds_bucket{{{SELECTED},stage="predict"}}'
+    made.with_panel(
+        lines("Time to predict", "The model alone, without parsing and fusing.",
+              [Query(f"histogram_quantile({share}, sum by (le) (rate({stage}[{RATE}])))", f"p{share * 100:g}")
+               for share in (0.5, 0.99)], "s")
+    )  # fmt: skip
+    made.with_panel(
+        lines("Model versions over time", "How many rankers serve each version.",
+              [Query(f"sum by (model, version) (dlen_model_info{{{SELECTED}}} == 1)", "{{model}} {{version}}")],
+              "short", stacked=True)
+    )  # fmt: skip
+
+
+def _policies(made: dashboard.Dashboard) -> None:
+    made.with_row(dashboard.Row("Policies"))
+    made.with_panel(
+        lines("Fallback orders by reason", "policy failed: look at the newest config; model failed: at the model.",
+              [Query(f"sum by (reason) (rate(dlen_rank_degraded_total{{{SELECTED}}}[{RATE}]))", "{{reason}}")],
+              "reqps", stacked=True)
+    )  # fmt: skip
+    made.with_panel(
+        lines("Rules that found no data", "Share of rank requests in which a rerank rule was skipped.",
+              [Query(f"sum by (rule) (rate(dlen_rerank_skipped_total{{{SELECTED}}}[{RATE}])) / on () group_left () "
+                     f"sum(rate(dlen_http_requests_total{{{RANK}}}[{RATE}]))", "{{rule}}")], "percentunit")
+    )  # fmt: skip
+    made.with_panel(
+        lines("Positions with broken caps", "No candidate kept all caps; each second.",
+              [Query(f"sum(rate(dlen_rerank_broken_caps_total{{{SELECTED}}}[{RATE}]))", "positions")], "short")
+    )  # fmt: skip
