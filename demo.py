@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ STOP_WITHIN_S = 30.0
 
 
 class DemoFailed(Exception):
-    """A step of the demo failed; its own message stands above."""
+    """A step of the demo failed, or cannot begin."""
 
     exit_code = 2
 
@@ -47,6 +48,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _demo(args: argparse.Namespace) -> int:
     folder: Path = args.folder
+    for port in (args.port, args.metrics_port):
+        _check_free(port)
     logs, prepared, run = folder / "logs", folder / "prepared", folder / "run"
     models, request = folder / "models", folder / "request.json"
     _say("1/6  a feed log with a known latent P(UP)")
@@ -69,12 +72,24 @@ def _demo(args: argparse.Namespace) -> int:
         _run("rank", "--url", url, "--request", request)
         if args.once:
             return 0
-        _say(f"API       {url}/docs")
-        _say(f"metrics   http://127.0.0.1:{args.metrics_port}/metrics")
-        _say("Ctrl-C stops the service.")
         with contextlib.suppress(KeyboardInterrupt):
+            _say(f"API       {url}/docs")
+            _say(f"metrics   http://127.0.0.1:{args.metrics_port}/metrics")
+            _say("Ctrl-C stops the service.")
             service.wait()
     return 0
+
+
+def _check_free(port: int) -> None:
+    """Check that nothing listens on a port: its answers would be taken for the demo's own."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as exc:
+            raise DemoFailed(
+                f"port 127.0.0.1:{port}: got {exc.strerror}, want a free port (--port, --metrics-port)"
+            ) from exc
 
 
 def _say(line: str) -> None:
