@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from training.errors import ConfigInvalid
 from training.losses import LossName
@@ -23,6 +23,8 @@ class TrainingConfig(BaseModel):
         task_weights: weight of a task's cross-entropy in the marginal loss; 1 where not named.
         learning_rate: Adam's, after a linear warm-up over `warmup_steps`, falling to 0 along a cosine.
         embedding_decay: L2 penalty on the embedding rows of a batch (weight decay of the tables).
+        sparse_tables: only the embedding rows of a batch are updated (lazy Adam). Other rows' momentum stands
+            still, so weights differ a little from those without; faster from some 300,000 embedding rows on.
         batch_size: rows per step.
         epochs: passes over the training rows at most.
         evaluations_per_epoch: validations per epoch, evenly spaced.
@@ -40,12 +42,19 @@ class TrainingConfig(BaseModel):
     warmup_steps: int = Field(default=50, ge=0)
     weight_decay: float = Field(default=0.0, ge=0)
     embedding_decay: float = Field(default=0.0, ge=0)
+    sparse_tables: bool = False
     batch_size: int = Field(default=1024, ge=1)
     epochs: int = Field(default=3, ge=1)
     evaluations_per_epoch: int = Field(default=2, ge=1)
     patience: int = Field(default=3, ge=1)
     average: float = Field(default=0.99, ge=0, lt=1)
     seed: int = Field(default=1, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.sparse_tables and self.embedding_decay:
+            raise ValueError("embedding_decay must be 0 with sparse_tables")
+        return self
 
 
 class RunConfig(BaseModel):

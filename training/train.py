@@ -82,7 +82,8 @@ class Trainer:
         self.steps_at_most = self.config.epochs * self.batches.count
         seed_everything(self.config.seed)
         self.network: Network = run.new_network()
-        self.optimizer = _optimizer(self.network, self.config)
+        self.network.inputs.sparse_gradients = self.config.sparse_tables
+        self.optimizers = _optimizers(self.network, self.config)
         self.averaged = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
         self.progress = Progress()
         weights = [self.config.task_weights.get(name, 1.0) for name in run.description.task_names]
@@ -117,10 +118,11 @@ class Trainer:
     def step(self, batch: Batch) -> float:
         """Take one optimiser step; return the batch's loss."""
         config = self.config
-        for group in self.optimizer.param_groups:
-            group["lr"] = _learning_rate(config, self.progress.step, self.steps_at_most)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = _learning_rate(config, self.progress.step, self.steps_at_most)
+            optimizer.zero_grad(set_to_none=True)
         self.network.train()
-        self.optimizer.zero_grad(set_to_none=True)
         logits = self.network(batch.codes_BC, batch.values_BV)
         loss = total(
             config.loss,
@@ -135,7 +137,8 @@ class Trainer:
                 f"{self.run.folder}: loss at step {self.progress.step}", found=value, expected="a finite number"
             )
         loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.progress.step += 1
         self.progress.batch += 1
         self._average()
@@ -214,8 +217,9 @@ class Trainer:
         tensors: dict[str, Tensor] = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         if self.config.average:
             tensors |= {f"averaged.{k}": v for k, v in self.averaged.items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+        for number, optimizer in enumerate(self.optimizers):
+            for index, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{number}.{index}.{key}": torch.as_tensor(v) for key, v in state.items()}
         tensors["random"] = torch.get_rng_state()
         write_tensors(self.run.folder / STATE_FILE, tensors, {"progress": json.dumps(asdict(self.progress))})
 
@@ -225,11 +229,8 @@ class Trainer:
         self.network.load_state_dict(_below(tensors, "network."))
         if self.config.average:
             self.averaged = _below(tensors, "averaged.")
-        states: dict[int, dict[str, Tensor]] = {}
-        for key, value in _below(tensors, "optimizer.").items():
-            index, _, name = key.partition(".")
-            states.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict({"state": states, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        for number, optimizer in enumerate(self.optimizers):
+            _restore_optimizer(optimizer, _below(tensors, f"optimizer.{number}."))
         torch.set_rng_state(tensors["random"])
         self.say(f"resumed at step {self.progress.step} of at most {self.steps_at_most}")
 
@@ -252,14 +253,25 @@ def _sample_rows(rows: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, rows - 1, min(rows, SAMPLE_ROWS)).astype(np.int64))
 
 
-def _optimizer(network: Network, config: TrainingConfig) -> torch.optim.Optimizer:
+def _optimizers(network: Network, config: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """Return Adam for everything, or, with sparse tables, one for the tables' touched rows and one for the rest."""
     tables = list(network.inputs.tables.parameters())
     dense = [p for name, p in network.named_parameters() if not name.startswith("inputs.tables")]
-    groups = [
-        {"params": tables, "weight_decay": config.embedding_decay},
-        {"params": dense, "weight_decay": config.weight_decay},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+    rest = {"params": dense, "weight_decay": config.weight_decay}
+    if config.sparse_tables and tables:
+        sparse = torch.optim.SparseAdam(tables, lr=config.learning_rate)
+        return [sparse, torch.optim.AdamW([rest], lr=config.learning_rate, fused=True)]
+    groups = [{"params": tables, "weight_decay": config.embedding_decay}, rest]
+    return [torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)]
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    counts_in_ints = isinstance(optimizer, torch.optim.SparseAdam)  # as a tensor its steps would be rounded to float32
+    states: dict[int, dict[str, Tensor | int]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        states.setdefault(int(index), {})[name] = int(value) if counts_in_ints and name == "step" else value
+    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _learning_rate(config: TrainingConfig, step: int, steps_at_most: int) -> float:

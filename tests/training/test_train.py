@@ -12,7 +12,7 @@ from training import train
 from training.config import read_config
 from training.dataset import read_prepared
 from training.describe import describe_run
-from training.errors import TrainingDiverged
+from training.errors import ConfigInvalid, TrainingDiverged
 from training.run import create_run, read_run
 from training.train import Trainer
 
@@ -42,8 +42,9 @@ class Killed(BaseException):
     """Stands for a kill signal: nothing may catch it and carry on."""
 
 
-def test_a_run_killed_at_any_step_resumes_to_the_very_same_weights(prepared, tmp_path, monkeypatch):
-    trainer(tmp_path / "whole", prepared).fit()
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_run_killed_at_any_step_resumes_to_the_very_same_weights(prepared, tmp_path, monkeypatch, sparse):
+    trainer(tmp_path / "whole", prepared, sparse_tables=sparse).fit()
     expected = weights(tmp_path / "whole")
     monkeypatch.setattr(train, "STATE_INTERVAL_S", 0.0)  # save after every step
 
@@ -56,11 +57,33 @@ def test_a_run_killed_at_any_step_resumes_to_the_very_same_weights(prepared, tmp
 
     for step in (1, 7, 20):
         with pytest.raises(Killed):
-            trainer(tmp_path / "killed", prepared, kill_at(step)).fit()
+            trainer(tmp_path / "killed", prepared, kill_at(step), sparse_tables=sparse).fit()
         assert not read_run(tmp_path / "killed").is_finished
-    trainer(tmp_path / "killed", prepared).fit()
+    trainer(tmp_path / "killed", prepared, sparse_tables=sparse).fit()
     found = weights(tmp_path / "killed")
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_sparse_tables_move_only_the_rows_of_the_batch_and_these_as_dense_ones_do(prepared, tmp_path):
+    tables = []
+    for name, sparse in (("dense", False), ("sparse", True)):
+        made = trainer(tmp_path / name, prepared, sparse_tables=sparse)
+        before = {size: table.detach().clone() for size, table in made.network.inputs.tables.items()}
+        made.step(next(made.batches.epoch(0)))
+        tables.append({size: table.detach() for size, table in made.network.inputs.tables.items()})
+    for size, table in tables[1].items():
+        squares = made.optimizers[0].state[made.network.inputs.tables[size]]["exp_avg_sq"]
+        large = squares > 1e-13  # above Adam's epsilon, which the two add before and after scaling
+        assert large.sum() > 50
+        steps = [(found - before[size])[large] for found in (table, tables[0][size])]
+        torch.testing.assert_close(*steps, rtol=0.1, atol=0)
+        moved = (table != before[size]).any(1)
+        assert moved.any() and not moved.all()
+
+
+def test_decay_of_tables_and_sparse_tables_exclude_each_other():
+    with pytest.raises(ConfigInvalid, match="embedding_decay must be 0 with sparse_tables"):
+        read_config(None, None, {"training.sparse_tables": True, "training.embedding_decay": 0.1})
 
 
 def test_one_seed_gives_one_result_and_another_seed_another(prepared, tmp_path):

@@ -56,13 +56,15 @@ class PartLayout:
 class InputLayer(nn.Module):
     """Encoded features → x [B, K] = [request part | item part]; in a part embeddings first, then values.
 
-    All features of one embedding size share one table; `offsets` [C] gives each code column's first row.
+    All features of one embedding size share one table; `offsets` [C] gives each code column's first row. With
+    `sparse_gradients` a table's gradient holds the rows of the batch only.
     """
 
     offsets: Tensor
 
     def __init__(self, schema: FeatureSchema, embedding_std: float) -> None:
         super().__init__()
+        self.sparse_gradients = False
         self.parts, column_codes, column_sizes = _layout(schema)
         offsets, rows = _table_rows(column_codes, column_sizes)
         self.register_buffer("offsets", torch.tensor(offsets, dtype=torch.int64))
@@ -85,7 +87,8 @@ class InputLayer(nn.Module):
         """Return [B, columns, D] of every block of one size, in order."""
         blocks = [block for part in self.parts for block in part.blocks if block.size == size]
         runs = [rows_BC[:, start:end] for start, end in _runs(blocks)]
-        embedded = functional.embedding(runs[0] if len(runs) == 1 else torch.cat(runs, dim=1), self.tables[str(size)])
+        rows = runs[0] if len(runs) == 1 else torch.cat(runs, dim=1)
+        embedded = functional.embedding(rows, self.tables[str(size)], sparse=self.sparse_gradients)
         pieces: Sequence[Tensor] = torch.split(embedded, [block.end - block.start for block in blocks], dim=1)
         return pieces
 
