@@ -110,7 +110,7 @@ def _prepare(args: argparse.Namespace) -> int:
             progress=lambda stage, done, total: bar.update(tasks[stage], completed=done, total=total),
         )
     if not made:
-        console.print(f"{args.out} is up to date: same input, same schema; nothing was done")
+        console.print(f"{args.out} is up to date: same input, same schema; nothing was done", soft_wrap=True)
     _print_summary(console, prepared.info)
     if args.json is not None:
         summary = prepared.info.model_dump(mode="json", by_alias=True)

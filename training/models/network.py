@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from bundle.features import FeatureSchema
@@ -33,7 +35,7 @@ class Network(nn.Module):
         self.backbone_inputs = self.inputs.parts[0].width if config.habit_towers else self.inputs.width
         if not self.backbone_inputs:
             raise ConfigInvalid("habit_towers", found="no user or context feature", expected="at least one")
-        self.backbone = BACKBONES[config.backbone](config, self.backbone_inputs, tasks)
+        self.backbone: Any = BACKBONES[config.backbone](config, self.backbone_inputs, tasks)
         head = LatentHead if config.has_latent else IndependentHead
         self.head = head(config, self.inputs.width, self.backbone.outputs, tasks, self.structure)
 
