@@ -81,6 +81,7 @@ def _draw_number(axes: Axes, panel: Panel, lines: list[Line]) -> None:
 
 def _draw_lines(axes: Axes, frame: Axes, panel: Panel, lines: list[Line], start: float, end: float) -> None:
     drawn = [line for line in lines if line.points]
+    width = panel.place[2]
     top = 0.0
     moments = sorted({moment for line in drawn for moment, _ in line.points})
     below = [0.0] * len(moments)
@@ -109,18 +110,24 @@ def _draw_lines(axes: Axes, frame: Axes, panel: Panel, lines: list[Line], start:
     axes.grid(color="#e8eaee", linewidth=0.8)
     if drawn:
         frame.legend(
-            *axes.get_legend_handles_labels(), loc="lower center", ncols=min(len(drawn), 5), fontsize=7,
+            *axes.get_legend_handles_labels(), loc="lower center", ncols=_legend_columns(width, drawn), fontsize=7,
             frameon=False, handlelength=1.2, columnspacing=1.0, borderaxespad=0.2,
         )  # fmt: skip
 
 
+def _legend_columns(width: int, lines: list[Line]) -> int:
+    """Return how many names fit side by side into a panel of so many columns of Grafana's."""
+    longest = max(len(line.name) for line in lines)
+    return max(1, min(len(lines), width * 6 // (longest + 4)))
+
+
 def shown(value: float, unit: str) -> str:
-    """Return a value as Grafana shows its unit: `s`, `percentunit`, `reqps`, `rowsps` or `short`."""
+    """Return a value as Grafana shows its unit: `s`, `percentunit`, `reqps`, `rowsps`, `times` or `short`."""
     if unit == "s":
         if value >= 120:
             return f"{value / 60:.3g} min"
         return f"{value:.3g} s" if value >= 1 or value == 0 else f"{value * 1000:.3g} ms"
     if unit == "percentunit":
         return f"{value * 100:.3g} %"
-    suffix = {"reqps": " req/s", "rowsps": " rows/s"}.get(unit, "")
-    return (f"{value / 1000:.3g} k" if value >= 10_000 else f"{value:.3g}") + suffix
+    suffix = {"reqps": " req/s", "rowsps": " rows/s", "times": " ×"}.get(unit, "")
+    return (f"{value / 1000:.3g} k" if value >= 1000 else f"{value:.3g}") + suffix

@@ -58,7 +58,8 @@ class Traffic:
         def caller(seed: int) -> None:
             own = random.Random(seed)
             while time.monotonic() < until or (not self._all_seen and time.monotonic() < until + 30):
-                self._send(own.choice(large), {"X-Request-Deadline-Ms": str(own.choice((5, 15, 25, 40, 60, 500)))})
+                body = {**own.choice(large), "user": {**large[0]["user"], "id": f"u{own.randrange(500)}"}}
+                self._send(body, {"X-Request-Deadline-Ms": str(own.choice((5, 15, 25, 40, 60, 500)))})
                 time.sleep(PAUSE_SECONDS)
 
         with ThreadPoolExecutor(12) as pool:

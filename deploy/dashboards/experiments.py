@@ -81,7 +81,8 @@ def _configs(made: dashboard.Dashboard) -> None:
     made.with_row(dashboard.Row("Configs"))
     made.with_panel(
         lines("Config versions over time", "How many rankers serve each version.",
-              [Query(f"sum by (version) (dlen_config_info{{{SELECTED}}} == 1)", "{{version}}")], "short", stacked=True,
+              [Query(f"sum by (short) (label_replace(dlen_config_info{{{SELECTED}}} == 1, "
+                     '"short", "$1", "version", "sha256:(.{8}).*"))', "{{short}}")], "short", stacked=True,
               span=12)
     )  # fmt: skip
     made.with_panel(

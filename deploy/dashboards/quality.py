@@ -49,17 +49,21 @@ def _glance(made: dashboard.Dashboard) -> None:
 
 def _inputs(made: dashboard.Dashboard) -> None:
     made.with_row(dashboard.Row("Inputs"))
-    missing = f"rate(dlen_feature_missing_total{{{SELECTED}}}[{RATE}])"
-    requests = f'sum(rate(dlen_feature_rows_total{{{SELECTED},part="request"}}[{RATE}]))'
     made.with_panel(
-        lines("Missing values per request, by feature", "The ten worst. A jump: its source has gone, or was renamed.",
-              [Query(f"topk(10, sum by (feature) ({missing}) / on () group_left () {requests})", "{{feature}}")],
-              "short", span=12)
+        lines("Missing values against the day's mean", "The ten worst features. A peak: its source has gone, or was "
+              "renamed. 1 is as ever; longer requests do not show.",
+              [Query("topk(10, max by (feature) (job_feature:dlen_feature_missing:times_mean1d))", "{{feature}}")],
+              "times", alarm=2)
+    )  # fmt: skip
+    made.with_panel(
+        lines("Missing values per candidate", "The ten worst features, over 5 minutes. 1: no candidate has it.",
+              [Query("topk(10, max by (feature) (job_feature:dlen_feature_missing:per_candidate_rate5m))",
+                     "{{feature}}")], "short")
     )  # fmt: skip
     made.with_panel(
         lines("Refused requests by problem", "feature-invalid after a release: the caller's features have changed.",
               [Query(f"sum by (problem) (rate(dlen_rank_refused_total{{{SELECTED}}}[{RATE}]))", "{{problem}}")],
-              "reqps", stacked=True, span=12)
+              "reqps", stacked=True)
     )  # fmt: skip
     made.with_panel(
         lines("Rows encoded", "request: one each; item: one per candidate.",

@@ -137,7 +137,8 @@ def test_the_image_copies_only_what_serves_and_runs_as_nobody_in_particular(imag
 
 
 def test_compose_mounts_what_the_images_command_reads(compose, image):
-    ranker = compose["services"]["ranker"]
+    ranker = compose["services"]["ranker-1"]
+    assert ranker == compose["services"]["ranker-2"]
     mounts = {volume.split(":")[1] for volume in ranker["volumes"]}
     for flag in ("--models", "--fusion"):
         path = Path(image.command[image.command.index(flag) + 1])
@@ -152,7 +153,7 @@ def test_compose_mounts_what_the_images_command_reads(compose, image):
 def test_compose_settings_are_settings(compose):
     from service.settings import load_settings, unknown_variables
 
-    environment = compose["services"]["ranker"]["environment"]
+    environment = compose["services"]["ranker-1"]["environment"]
     assert unknown_variables(environment) == []
     load_settings({"models": "m", "fusion": "f"}, environment)
 
@@ -166,5 +167,36 @@ def test_prometheus_scrapes_the_services_of_compose_on_their_exposed_ports(compo
         assert (ROOT / source / Path(flag.partition("=")[2]).relative_to(target)).is_file()
     targets = [t for job in config["scrape_configs"] for s in job["static_configs"] for t in s["targets"]]
     ports = dict(target.split(":") for target in targets)
-    assert set(ports) - {"localhost"} <= set(compose["services"])
-    assert ports["ranker"] in image.exposed
+    rankers = {name for name in compose["services"] if name.startswith("ranker-")}
+    assert set(ports) - {"localhost"} == rankers
+    assert {ports[name] for name in rankers} <= image.exposed
+
+
+def test_every_file_that_compose_mounts_is_there_and_every_container_is_confined(compose):
+    for name, service in compose["services"].items():
+        assert service["read_only"] and service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        for volume in service["volumes"]:
+            source = volume.split(":")[0]
+            assert source in compose["volumes"] or source == "./models" or (ROOT / source).exists(), volume
+        for port in service.get("ports", []):
+            assert port.startswith("127.0.0.1:"), port
+
+
+def test_the_proxy_of_compose_knows_its_rankers_and_waits_longer_than_they_do(compose):
+    config = (ROOT / "deploy/nginx/nginx.conf").read_text()
+    rankers = {name for name in compose["services"] if name.startswith("ranker-")}
+    assert set(re.findall(r"server (ranker-\d+):8080", config)) == rankers
+    assert rankers == set(compose["services"]["nginx"]["depends_on"])
+    waits_ms = int(re.findall(r"proxy_read_timeout (\d+)ms", config)[0])
+    assert waits_ms > int(compose["services"]["ranker-1"]["environment"]["DLEN_DEADLINE_MS"])
+
+
+def test_grafana_finds_its_source_and_its_dashboards(compose):
+    folder = ROOT / "deploy/grafana/provisioning"
+    (source,) = yaml.safe_load((folder / "datasources/prometheus.yml").read_text())["datasources"]
+    assert source["url"].split("//")[1].split(":")[0] in compose["services"]
+    (provider,) = yaml.safe_load((folder / "dashboards/dlen.yml").read_text())["providers"]
+    mounted = dict(volume.split(":")[1::-1] for volume in compose["services"]["grafana"]["volumes"])
+    assert sorted(file.suffix for file in (ROOT / mounted[provider["options"]["path"]]).iterdir()) == [".json"] * 3
+    assert ROOT / mounted["/etc/grafana/provisioning"] == folder
