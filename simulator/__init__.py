@@ -1,4 +1,4 @@
-"""A feed with a known latent emotion: writes logs, and plays users against a running ranker.
+"""A feed with a known latent emotion: writes logs, and the truth behind them in a file of its own.
 
 Knows nothing of the models that learn from its logs.
 """
