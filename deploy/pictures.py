@@ -15,6 +15,9 @@ from deploy.queries import FOLDER, Line, Panel, ask, read_panels
 matplotlib.use("agg")
 RATE_SECONDS = 10
 COLUMNS = 24
+LEGEND_NAMES = 4
+TICK_UNITS = {"reqps": "short", "rowsps": "short"}
+"""Units too long for an axis."""
 INK, PAPER, FRAME = "#1f2430", "#ffffff", "#d5d9e0"
 COLOURS = {"green": "#2e8b57", "orange": "#e08a1e", "red": "#c8373a", "text": INK}
 CYCLE = ("#3274d9", "#e08a1e", "#2e8b57", "#c8373a", "#8f5fbf", "#19a0a8", "#b0a51e", "#d9548f", "#7a818f", "#5c4a3d")
@@ -82,6 +85,7 @@ def _draw_number(axes: Axes, panel: Panel, lines: list[Line]) -> None:
 def _draw_lines(axes: Axes, frame: Axes, panel: Panel, lines: list[Line], start: float, end: float) -> None:
     drawn = [line for line in lines if line.points]
     width = panel.place[2]
+    highest = sorted(drawn, key=lambda line: -max(value for _, value in line.points))[:LEGEND_NAMES]
     top = 0.0
     moments = sorted({moment for line in drawn for moment, _ in line.points})
     below = [0.0] * len(moments)
@@ -97,20 +101,20 @@ def _draw_lines(axes: Axes, frame: Axes, panel: Panel, lines: list[Line], start:
         else:
             xs = [moment - start for moment, _ in line.points]
             above = list(values.values())
-            axes.plot(xs, above, color=colour, linewidth=1.6, label=line.name)
+            axes.plot(xs, above, color=colour, linewidth=1.6, label=line.name if line in highest else None)
         top = max(top, *above)
     alarms = [least for least, name in panel.steps if name == "red" and least is not None]
     for alarm in alarms:
         axes.axhline(alarm, color=COLOURS["red"], linestyle="--", linewidth=1)
     axes.set(xlim=(0, end - start), ylim=(0, 1.1 * max([top, *alarms]) or 1.0))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: shown(value, panel.unit)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: shown(value, TICK_UNITS.get(panel.unit, panel.unit))))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} s"))
     axes.tick_params(labelsize=7.5, length=2, colors=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e8eaee", linewidth=0.8)
     if drawn:
         frame.legend(
-            *axes.get_legend_handles_labels(), loc="lower center", ncols=_legend_columns(width, drawn), fontsize=7,
+            *axes.get_legend_handles_labels(), loc="lower center", ncols=_legend_columns(width, highest), fontsize=7,
             frameon=False, handlelength=1.2, columnspacing=1.0, borderaxespad=0.2,
         )  # fmt: skip
 
@@ -118,7 +122,7 @@ def _draw_lines(axes: Axes, frame: Axes, panel: Panel, lines: list[Line], start:
 def _legend_columns(width: int, lines: list[Line]) -> int:
     """Return how many names fit side by side into a panel of so many columns of Grafana's."""
     longest = max(len(line.name) for line in lines)
-    return max(1, min(len(lines), width * 6 // (longest + 4)))
+    return max(1, min(len(lines), width * 8 // (longest + 4)))
 
 
 def shown(value: float, unit: str) -> str:

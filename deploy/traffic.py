@@ -53,7 +53,7 @@ class Traffic:
 
         Goes on for up to 30 s until requests were shed, late and answered with the fallback order.
         """
-        large = [self._enlarged(self._body(None), 1000) for _ in range(3)]
+        large = [self._enlarged(body, 1000) for body in self._bodies[:3]]
 
         def caller(seed: int) -> None:
             own = random.Random(seed)

@@ -50,14 +50,14 @@ def _glance(made: dashboard.Dashboard) -> None:
 def _inputs(made: dashboard.Dashboard) -> None:
     made.with_row(dashboard.Row("Inputs"))
     made.with_panel(
-        lines("Missing values against the day's mean", "The ten worst features. A peak: its source has gone, or was "
+        lines("Missing values against the day's mean", "The five worst features. A peak: its source has gone, or was "
               "renamed. 1 is as ever; longer requests do not show.",
-              [Query("topk(10, max by (feature) (job_feature:dlen_feature_missing:times_mean1d))", "{{feature}}")],
+              [Query("topk(5, max by (feature) (job_feature:dlen_feature_missing:times_mean1d))", "{{feature}}")],
               "times", alarm=2)
     )  # fmt: skip
     made.with_panel(
-        lines("Missing values per candidate", "The ten worst features, over 5 minutes. 1: no candidate has it.",
-              [Query("topk(10, max by (feature) (job_feature:dlen_feature_missing:per_candidate_rate5m))",
+        lines("Missing values per candidate", "The five worst features, over 5 minutes. 1: no candidate has it.",
+              [Query("topk(5, max by (feature) (job_feature:dlen_feature_missing:per_candidate_rate5m))",
                      "{{feature}}")], "short")
     )  # fmt: skip
     made.with_panel(
