@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-FOLDERS = ("bundle", "fusion", "simulator", "training", "model_export", "service", "loadtest")
+FOLDERS = ("bundle", "fusion", "simulator", "training", "model_export", "service", "loadtest", "deploy")
 BEGIN, END = "<!-- tree -->\n```\n", "```\n<!-- /tree -->"
 WIDTH = 30
 
