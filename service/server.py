@@ -51,7 +51,7 @@ class DrainingServer(uvicorn.Server):
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """Return a listening socket.
+    """Return a bound socket that does not listen yet: until a model is loaded, connections are refused at once.
 
     Raises:
         PortTaken: the address cannot be bound.
@@ -64,7 +64,6 @@ def open_socket(host: str, port: int) -> socket.socket:
     except OSError as exc:
         opened.close()
         raise PortTaken(f"port {host}:{port}", found=exc.strerror, expected="a free port") from exc
-    opened.listen(BACKLOG)
     opened.setblocking(False)
     return opened
 
@@ -107,6 +106,7 @@ def run_worker(settings: Settings, metrics: Metrics, opened: socket.socket, metr
             timeout_graceful_shutdown=settings.stop_seconds,
             timeout_keep_alive=75,
         )
+        opened.listen(BACKLOG)
         host, port = opened.getsockname()[:2]
         _LOG.info("serving on http://%s:%d, metrics on http://%s:%d", host, port, settings.metrics_host, metrics_port)
         DrainingServer(config, worker.lifecycle).run([opened])

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+
+from service.server import open_socket
 
 
 def cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -251,3 +254,13 @@ def test_serving_never_imports_torch_or_what_trains():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
+
+
+def test_a_socket_refuses_connections_until_a_worker_has_loaded():
+    """A proxy then asks another replica at once instead of waiting on one that is still starting."""
+    opened = open_socket("127.0.0.1", 0)
+    try:
+        with socket.socket() as caller, pytest.raises(ConnectionRefusedError):
+            caller.connect(opened.getsockname())
+    finally:
+        opened.close()
