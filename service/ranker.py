@@ -189,9 +189,10 @@ def fuse(request: RankRequest, policy: CompiledPolicy, predicted: Predicted) -> 
 
 
 def known_candidates(request: RankRequest, needs: Needs) -> Candidates:
-    """Return what a policy reads of the candidates: their group, and item features by name."""
+    """Return what a policy reads of the candidates: their group, vector, and item features by name."""
     keys = {name: plain(request.items[name]) for name in needs.keys if name in request.items}
     if GROUP in needs.keys and request.groups is not None:
         keys[GROUP] = request.groups
     attributes = {name: numbers(request.items[name]) for name in needs.attributes if name in request.items}
-    return Candidates(ids=request.ids, keys=keys, attributes=attributes, seed=request.request_id)
+    vectors_ND = request.vectors_ND if needs.vectors else None
+    return Candidates(ids=request.ids, keys=keys, attributes=attributes, vectors_ND=vectors_ND, seed=request.request_id)

@@ -1,9 +1,9 @@
 """Apache Arrow IPC streams: columns arrive as they are computed on.
 
 A request is a stream whose schema metadata holds the rest of the request as JSON under `dlen` (a `RankHead`), and
-whose columns are `id`, `group` and `features.<name>`. Integers, floats, strings, lists of integers or strings, and
-dictionaries of them are read; null is missing. Buffers must not be compressed (a Content-Encoding may be, with a
-limit on what it inflates to), and rows are counted before a batch is read.
+whose columns are `id`, `group`, `vector` (lists of floats) and `features.<name>`. Integers, floats, strings, lists of
+integers or strings, and dictionaries of them are read; null is missing. Buffers must not be compressed (a
+Content-Encoding may be, with a limit on what it inflates to), and rows are counted before a batch is read.
 
 An answer holds `id`, `score`, `p_up`, `p_joint.<task>`, `p.<task>` and, where asked, `explanation` as JSON text;
 its metadata holds the head of the JSON answer under `dlen`.
@@ -55,19 +55,32 @@ def parse(body: bytes, max_candidates: int, request_id: str) -> RankRequest:
     columns = _by_name(table)
     ids = _texts("id", columns.pop("id", None))
     groups = columns.pop("group", None)
+    vectors = columns.pop("vector", None)
     items: dict[str, RawColumn] = {}
     for name, values in columns.items():
         if not name.startswith(PREFIX):
-            raise BodyMalformed(f"column {name!r}", found="an unknown name", expected="id, group or features.<name>")
+            raise BodyMalformed(
+                f"column {name!r}", found="an unknown name", expected="id, group, vector or features.<name>"
+            )
         items[name[len(PREFIX) :]] = _column(name, values)
     return request_of(
         head,
         [_required(row, text) for row, text in enumerate(ids)],
         items,
         None if groups is None else _texts("group", groups),
+        None if vectors is None else _vectors(vectors),
         max_candidates=max_candidates,
         request_id=request_id,
     )
+
+
+def _vectors(values: pa.Array) -> list[list[float] | None]:
+    """Return one list of floats per row, None where it is null."""
+    is_list = pa.types.is_list(values.type) or pa.types.is_fixed_size_list(values.type)
+    if not is_list or not pa.types.is_floating(values.type.value_type) or values.flatten().null_count:
+        raise BodyMalformed("column 'vector'", found=str(values.type), expected="lists of floats without nulls")
+    rows: list[list[float] | None] = values.to_pylist()
+    return rows
 
 
 def arrow_answer(ranking: Ranking) -> bytes:

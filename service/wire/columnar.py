@@ -16,6 +16,8 @@ def check_lengths(candidates: CandidateColumns) -> None:
     lists = {f"features.{name}": values for name, values in candidates.features.items()}
     if candidates.group is not None:
         lists["group"] = candidates.group
+    if candidates.vector is not None:
+        lists["vector"] = candidates.vector
     for name, values in lists.items():
         if len(values) != rows:
             raise BodyMalformed(

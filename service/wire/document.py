@@ -13,10 +13,11 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from service.errors import BodyMalformed
-from service.wire.request import RankRequest, RawColumn, check_ids, check_length
+from service.wire.request import RankRequest, RawColumn, check_ids, check_length, vectors_of
 
 Name = Annotated[str, Meta(max_length=256)]
 Features = dict[str, Any]
+Vector = Annotated[list[float], Meta(min_length=1, max_length=1024)]
 T = TypeVar("T")
 
 
@@ -37,6 +38,7 @@ class Candidate(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
         default_factory=dict
     )
     group: Annotated[Name | None, Meta(description="What rerank rules group by, an author say.")] = None
+    vector: Annotated[Vector | None, Meta(description="What diversity rules compare; all candidates or none.")] = None
 
 
 class CandidateColumns(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -47,6 +49,7 @@ class CandidateColumns(Struct, forbid_unknown_fields=True, frozen=True, gc=False
         dict[str, list[Any]], Meta(description="Item features by name, one value per candidate; null is missing.")
     ] = field(default_factory=dict)
     group: Annotated[list[Name | None] | None, Meta(description="What rerank rules group by.")] = None
+    vector: Annotated[list[Vector] | None, Meta(description="What diversity rules compare.")] = None
 
 
 class RankHead(Struct, forbid_unknown_fields=True, frozen=True, gc=False, kw_only=True):
@@ -100,6 +103,7 @@ def request_of(
     ids: Sequence[str],
     items: Mapping[str, RawColumn],
     groups: Sequence[str | None] | None,
+    vectors: Sequence[Sequence[float] | None] | None = None,
     *,
     max_candidates: int,
     request_id: str,
@@ -121,6 +125,7 @@ def request_of(
         context=one_row(head.context),
         items=items,
         groups=groups,
+        vectors_ND=vectors_of(vectors),
         model=head.model,
         top_k=head.top_k,
         explain=head.explain,

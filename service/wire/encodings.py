@@ -49,9 +49,12 @@ def parse_json(body: bytes, max_candidates: int, request_id: str) -> RankRequest
     limits = {"max_candidates": max_candidates}
     if isinstance(given, CandidateColumns):
         columnar.check_lengths(given)
-        return request_of(document, given.id, given.features, given.group, request_id=request_id, **limits)
+        return request_of(
+            document, given.id, given.features, given.group, given.vector, request_id=request_id, **limits
+        )
     ids, groups = json_rows.ids_of(given), json_rows.groups_of(given)
-    return request_of(document, ids, json_rows.items_of(given), groups, request_id=request_id, **limits)
+    vectors = json_rows.vectors_of(given)
+    return request_of(document, ids, json_rows.items_of(given), groups, vectors, request_id=request_id, **limits)
 
 
 ENCODINGS = {

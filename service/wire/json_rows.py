@@ -10,6 +10,7 @@ from service.wire.document import Candidate
 _ID = attrgetter("id")
 _FEATURES = attrgetter("features")
 _GROUP = attrgetter("group")
+_VECTOR = attrgetter("vector")
 
 
 def ids_of(candidates: Sequence[Candidate]) -> list[str]:
@@ -21,6 +22,11 @@ def groups_of(candidates: Sequence[Candidate]) -> list[str | None] | None:
     """Return the candidates' groups, or None where none has any."""
     groups = list(map(_GROUP, candidates))
     return groups if any(group is not None for group in groups) else None
+
+
+def vectors_of(candidates: Sequence[Candidate]) -> list[list[float] | None]:
+    """Return the candidates' vectors, None where one has none."""
+    return list(map(_VECTOR, candidates))
 
 
 def items_of(candidates: Sequence[Candidate]) -> dict[str, Sequence[object]]:

@@ -32,6 +32,7 @@ class RankRequest:
         context: context features, one row.
         items: item features, one row per candidate.
         groups: what rerank rules group by (an author, say), one per candidate, or None.
+        vectors_ND: item vectors for diversity rules, float64 [N, D], or None.
         model: name of the model to use, or None for the only one.
         top_k: how many candidates to return, or None for all.
         explain: whether to show how each score came to be.
@@ -46,11 +47,36 @@ class RankRequest:
     context: Mapping[str, RawColumn] = field(default_factory=dict)
     items: Mapping[str, RawColumn] = field(default_factory=dict)
     groups: Sequence[str | None] | None = None
+    vectors_ND: NDArray[np.float64] | None = None
     model: str | None = None
     top_k: int | None = None
     explain: bool = False
     force_variant: Assignments = field(default_factory=dict)
     privileged: bool = False
+
+
+def vectors_of(rows: Sequence[Sequence[float] | None] | None) -> NDArray[np.float64] | None:
+    """Return item vectors as one array [N, D]; None where no candidate has one.
+
+    Raises:
+        BodyMalformed: a candidate without a vector among others with one, vectors of different or no length, or a
+            number that is not finite.
+    """
+    if rows is None or all(row is None for row in rows):
+        return None
+    sizes = [None if row is None else len(row) for row in rows]
+    size = next(found for found in sizes if found is not None)
+    for row, found in enumerate(sizes):
+        if found != size or not found:
+            shown = "none" if found is None else f"{found} numbers"
+            expected = f"{size}, as the first one has" if size else "at least one number"
+            raise BodyMalformed(f"candidates[{row}].vector", found=shown, expected=expected)
+    vectors_ND = np.array(rows, dtype=np.float64)
+    finite_N = np.isfinite(vectors_ND).all(axis=1)
+    if not finite_N.all():
+        row = int(np.argmin(finite_N))
+        raise BodyMalformed(f"candidates[{row}].vector", found="NaN or infinity", expected="finite numbers")
+    return vectors_ND
 
 
 def check_ids(ids: Sequence[str], max_candidates: int) -> None:
