@@ -184,6 +184,7 @@ def test_a_worker_that_dies_under_a_bad_config_comes_back_once_it_is_good(serve,
     config = tmp_path / "fusion.yaml"
     config.write_text(fusion_file.read_text())
     service = serve("--workers", "2", fusion=config, DLEN_DRAIN_SECONDS="0")
+    wait_for_log(service, r"(?s)(serving on.*){2}")  # ready is one worker; a bad config at the other's start ends all
     config.write_text(fusion_file.read_text().replace("like:", "likes:"))
     os.kill(worker_pids(service.process.pid)[0], signal.SIGKILL)
     wait_for_log(service, r"dlen: error: .*likes")
