@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -23,7 +24,7 @@ from training.errors import TrainingDiverged
 from training.losses import cross_entropy, total
 from training.metrics import auc
 from training.models.network import Network
-from training.predict import ROWS_AT_ONCE, predict
+from training.predict import ROWS_AT_ONCE
 from training.run import (
     HISTORY_FILE,
     MODEL_FILE,
@@ -62,7 +63,12 @@ class Progress:
 
 
 class Trainer:
-    """One run being trained."""
+    """One run being trained.
+
+    Attributes:
+        network: takes the optimiser's steps.
+        kept: is validated and written: the network itself, or the moving average of its weights.
+    """
 
     def __init__(self, run: Run, data: Prepared, say: Report, advance: Callable[[int, int], None]) -> None:
         """Set up at initialisation, or where the run's saved state stands.
@@ -84,7 +90,7 @@ class Trainer:
         self.network: Network = run.new_network()
         self.network.inputs.sparse_gradients = self.config.sparse_tables
         self.optimizers = _optimizers(self.network, self.config)
-        self.averaged = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+        self.kept: Network = copy.deepcopy(self.network) if self.config.average else self.network
         self.progress = Progress()
         weights = [self.config.task_weights.get(name, 1.0) for name in run.description.task_names]
         self.task_weights_T = torch.tensor(weights) if self.config.task_weights else None
@@ -151,8 +157,9 @@ class Trainer:
             return
         decay = min(self.config.average, (1 + self.progress.step) / (10 + self.progress.step))
         current = {name: t for name, t in self.network.state_dict().items() if t.is_floating_point()}
+        kept = self.kept.state_dict()
         with torch.no_grad():
-            torch._foreach_lerp_([self.averaged[name] for name in current], list(current.values()), 1 - decay)
+            torch._foreach_lerp_([kept[name] for name in current], list(current.values()), 1 - decay)
 
     def _validation_is_due(self) -> bool:
         points = {
@@ -163,10 +170,8 @@ class Trainer:
 
     def _validate(self, board: SummaryWriter) -> None:
         """Measure the validation loss (the same for every model and training loss) and keep the best weights."""
-        network = self._kept_network()
-        loss_T = validation_loss(network, self.validation, self.tasks)
+        loss_T, p = measure(self.kept, self.validation, self.tasks)
         loss = float(loss_T.sum())
-        p = predict(network, self.validation).p
         labels = np.asarray(self.validation.labels)[:, self.tasks]
         aucs = {name: auc(labels[:, t], p[:, t]) for t, name in enumerate(self.run.description.task_names)}
         record: dict[str, Any] = {
@@ -184,17 +189,7 @@ class Trainer:
         self.say(f"epoch {record['epoch']:.2f}  validation loss {loss:.5f}  AUC {shown}{'  *' if better else ''}")
         if better:
             self.progress.best_loss, self.progress.best_validation = loss, len(self.progress.validations) - 1
-            write_tensors(self.run.folder / MODEL_FILE, network.state_dict(), {})
-
-    def _kept_network(self) -> Network:
-        """Return the network whose weights are validated and kept: averaged if so configured."""
-        if not self.config.average:
-            return self.network
-        state = torch.get_rng_state()
-        network = self.run.new_network()
-        torch.set_rng_state(state)
-        network.load_state_dict(self.averaged)
-        return network
+            write_tensors(self.run.folder / MODEL_FILE, self.kept.state_dict(), {})
 
     def _out_of_patience(self) -> bool:
         since = len(self.progress.validations) - 1 - self.progress.best_validation
@@ -216,7 +211,7 @@ class Trainer:
         """Write everything that decides the rest of the training."""
         tensors: dict[str, Tensor] = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         if self.config.average:
-            tensors |= {f"averaged.{k}": v for k, v in self.averaged.items()}
+            tensors |= {f"averaged.{k}": v for k, v in self.kept.state_dict().items()}
         for number, optimizer in enumerate(self.optimizers):
             for index, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{number}.{index}.{key}": torch.as_tensor(v) for key, v in state.items()}
@@ -228,24 +223,24 @@ class Trainer:
         self.progress = Progress(**json.loads(metadata["progress"]))
         self.network.load_state_dict(_below(tensors, "network."))
         if self.config.average:
-            self.averaged = _below(tensors, "averaged.")
+            self.kept.load_state_dict(_below(tensors, "averaged."))
         for number, optimizer in enumerate(self.optimizers):
             _restore_optimizer(optimizer, _below(tensors, f"optimizer.{number}."))
         torch.set_rng_state(tensors["random"])
         self.say(f"resumed at step {self.progress.step} of at most {self.steps_at_most}")
 
 
-def validation_loss(network: Network, split: Split, tasks: list[int]) -> Tensor:
-    """Return each task's mean cross-entropy of P(t) over a split [T]."""
+def measure(network: Network, split: Split, tasks: list[int]) -> tuple[Tensor, NDArray[np.float32]]:
+    """Return each task's mean cross-entropy of P(t) over a split [T], and P(t) of its rows [rows, T]."""
     network.eval()
-    sums, rows = torch.zeros(len(tasks), dtype=torch.float64), 0
+    sums, pieces = torch.zeros(len(tasks), dtype=torch.float64), []
     with torch.inference_mode():
         for start in range(0, split.rows, ROWS_AT_ONCE):
             batch = gather(split, slice(start, start + ROWS_AT_ONCE), tasks)
-            size = len(batch.labels_BT)
-            sums += cross_entropy(network(batch.codes_BC, batch.values_BV), batch.labels_BT).double() * size
-            rows += size
-    return sums / rows
+            logits = network(batch.codes_BC, batch.values_BV)
+            sums += cross_entropy(logits, batch.labels_BT).double() * len(batch.labels_BT)
+            pieces.append(logits.probabilities().p_BT.numpy())
+    return sums / split.rows, np.concatenate(pieces)
 
 
 def _sample_rows(rows: int) -> NDArray[np.int64]:
