@@ -1,24 +1,25 @@
 """Every way in which a bundle, a schema or a value can be wrong.
 
-BundleError
-├── SchemaInvalid            a feature schema does not parse or contradicts itself
-│   └── SchemaNotFitted      an encoding lacks what training should have stored in it
-├── ValueInvalid             a feature's values cannot be encoded
-│   ├── UnknownFeature       a name that the schema does not hold
-│   ├── WrongType            values of another type than the schema declares
-│   ├── NotFinite            NaN or infinity in a numeric feature
-│   └── WrongLength          a column with another number of rows than its neighbours
-├── ManifestMissing          no manifest.json in the folder
-├── ManifestInvalid          manifest.json does not parse, or contradicts itself
-├── ManifestVersion          written by another version of the contract
-├── FileMissing              listed in the manifest, not in the folder
-├── FileNotListed            in the folder, not in the manifest
-├── FileUnsafe               a link, a non-file, or a path that leaves the folder
-├── FileSize                 another size than the manifest lists
-├── FileDigest               another sha256 than the manifest lists
-├── GoldenInvalid            golden.npz does not read, or does not fit the manifest
-├── TensorMismatch           the graph's inputs or outputs are not the manifest's
-└── GoldenMismatch           the loaded model does not reproduce the golden outputs
+Refused (the root of other packages' errors too)
+└── BundleError
+    ├── SchemaInvalid            a feature schema does not parse or contradicts itself
+    │   └── SchemaNotFitted      an encoding lacks what training should have stored in it
+    ├── ValueInvalid             a feature's values cannot be encoded
+    │   ├── UnknownFeature       a name that the schema does not hold
+    │   ├── WrongType            values of another type than the schema declares
+    │   ├── NotFinite            NaN or infinity in a numeric feature
+    │   └── WrongLength          a column with another number of rows than its neighbours
+    ├── ManifestMissing          no manifest.json in the folder
+    ├── ManifestInvalid          manifest.json does not parse, or contradicts itself
+    ├── ManifestVersion          written by another version of the contract
+    ├── FileMissing              listed in the manifest, not in the folder
+    ├── FileNotListed            in the folder, not in the manifest
+    ├── FileUnsafe               a link, a non-file, or a path that leaves the folder
+    ├── FileSize                 another size than the manifest lists
+    ├── FileDigest               another sha256 than the manifest lists
+    ├── GoldenInvalid            golden.npz does not read, or does not fit the manifest
+    ├── TensorMismatch           the graph's inputs or outputs are not the manifest's
+    └── GoldenMismatch           the loaded model does not reproduce the golden outputs
 
 A message gives the thing, the value found and the value expected.
 """
@@ -26,8 +27,11 @@ A message gives the thing, the value found and the value expected.
 from __future__ import annotations
 
 
-class BundleError(Exception):
-    """A bundle, feature schema or feature value is not what the contract says."""
+class Refused(Exception):
+    """Something is not what it must be; the message gives the thing, the value found and the value expected.
+
+    The root of the errors of every package that may import this one.
+    """
 
     exit_code = 2
 
@@ -37,6 +41,10 @@ class BundleError(Exception):
         self.found = found
         self.expected = expected
         super().__init__(f"{thing}: got {found}, want {expected}")
+
+
+class BundleError(Refused):
+    """A bundle, feature schema or feature value is not what the contract says."""
 
 
 class SchemaInvalid(BundleError):

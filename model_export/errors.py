@@ -10,18 +10,11 @@ A message gives the thing, the value found and the value expected.
 
 from __future__ import annotations
 
+from bundle.errors import Refused
 
-class ExportError(Exception):
+
+class ExportError(Refused):
     """A bundle cannot be written."""
-
-    exit_code = 2
-
-    def __init__(self, thing: str, *, found: object, expected: object) -> None:
-        """Build the message `<thing>: got <found>, want <expected>`."""
-        self.thing = thing
-        self.found = found
-        self.expected = expected
-        super().__init__(f"{thing}: got {found}, want {expected}")
 
 
 class ParityFailed(ExportError):

@@ -40,25 +40,17 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
-from bundle.errors import ValueInvalid
+from bundle.errors import Refused, ValueInvalid
 from fusion.errors import ForceError
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 
-class ServiceError(Exception):
+class ServiceError(Refused):
     """The service cannot start, refuses a request, or fails at one."""
 
     status: ClassVar[int] = 500
     title: ClassVar[str] = "the service failed"
-    exit_code = 2
-
-    def __init__(self, thing: str, *, found: object, expected: object) -> None:
-        """Build the message `<thing>: got <found>, want <expected>`."""
-        self.thing = thing
-        self.found = found
-        self.expected = expected
-        super().__init__(f"{thing}: got {found}, want {expected}")
 
     @property
     def headers(self) -> dict[str, str]:

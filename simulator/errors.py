@@ -10,18 +10,11 @@ SimulatorError
 
 from __future__ import annotations
 
+from bundle.errors import Refused
 
-class SimulatorError(Exception):
+
+class SimulatorError(Refused):
     """A simulation cannot be run, or cannot be read."""
-
-    exit_code = 2
-
-    def __init__(self, thing: str, *, found: object, expected: object) -> None:
-        """Build the message `<thing>: got <found>, want <expected>`."""
-        self.thing = thing
-        self.found = found
-        self.expected = expected
-        super().__init__(f"{thing}: got {found}, want {expected}")
 
 
 class ScenarioUnknown(SimulatorError):

@@ -16,25 +16,20 @@ TrainingError
 ├── PreparedInvalid          a prepared folder is missing, incomplete or of another version
 ├── RequestImpossible        no request can be built as asked
 ├── ConfigInvalid            a model or training configuration does not parse or contradicts itself
-└── InitialisationImpossible the output biases cannot start at the base rates
+├── InitialisationImpossible the output biases cannot start at the base rates
+├── TrainingDiverged         the loss is not finite
+└── RunInvalid               a run folder is missing, unfinished, broken, or made from something else
 
 A message gives the thing, the value found and the value expected.
 """
 
 from __future__ import annotations
 
+from bundle.errors import Refused
 
-class TrainingError(Exception):
+
+class TrainingError(Refused):
     """Data, a schema or a run is not what training needs."""
-
-    exit_code = 2
-
-    def __init__(self, thing: str, *, found: object, expected: object) -> None:
-        """Build the message `<thing>: got <found>, want <expected>`."""
-        self.thing = thing
-        self.found = found
-        self.expected = expected
-        super().__init__(f"{thing}: got {found}, want {expected}")
 
 
 class DatasetSchemaInvalid(TrainingError):
