@@ -83,7 +83,7 @@ class Ranker:
         return Ranking(request, snapshot, decision, ranked, predicted, missing_features, explanation)
 
     def note(self, ranking: Ranking) -> None:
-        """Count and log which variants took part, and count what the rules could not do; once per answer."""
+        """Count and log which variants and draws took part, count what the rules could not do; once per answer."""
         ranked, exposures = ranking.ranked, ranking.decision.exposures
         for e in exposures:
             self._metrics.exposures.labels(e.layer, e.experiment, e.phase, e.variant, str(e.forced).lower()).inc()
@@ -91,7 +91,7 @@ class Ranker:
             self._metrics.rules_skipped.labels(rule).inc()
         if ranked.broken_caps:
             self._metrics.broken_caps.inc(ranked.broken_caps)
-        if exposures and self._log_exposures:
+        if self._log_exposures and (exposures or ranked.propensity_N is not None):
             _EXPOSURES.info("%s", exposure_line(ranking))
 
     def _count_missing(self, *parts: EncodedPart) -> int:
@@ -106,9 +106,9 @@ class Ranker:
 
 
 def exposure_line(ranking: Ranking) -> str:
-    """Return the JSON that says who was ranked with which variants, by which model and config."""
+    """Return the JSON that says who was ranked with which variants and draws, by which model and config."""
     request, snapshot = ranking.request, ranking.snapshot
-    document = {
+    document: dict[str, object] = {
         "request_id": request.request_id,
         "user_id": request.user_id,
         "model": snapshot.model.name,
@@ -116,7 +116,21 @@ def exposure_line(ranking: Ranking) -> str:
         "config_version": snapshot.fusion.version,
         "exposures": ranking.decision.exposures,
     }
+    if ranking.ranked.propensity_N is not None:
+        document["explored"] = explored(ranking)
     return orjson.dumps(document).decode()
+
+
+def explored(ranking: Ranking) -> list[dict[str, object]]:
+    """Return the returned candidates that exploration drew, with their positions and propensities."""
+    propensity_N, ids = ranking.ranked.propensity_N, ranking.request.ids
+    assert propensity_N is not None
+    placed = enumerate(ranking.ranked.order_K.tolist(), start=1)
+    return [
+        {"id": ids[row], "position": position, "propensity": float(propensity_N[row])}
+        for position, row in placed
+        if propensity_N[row] < 1
+    ]
 
 
 def encode(request: RankRequest, snapshot: Snapshot) -> tuple[EncodedPart, EncodedPart]:
