@@ -146,7 +146,7 @@ class Replica:
         ready = f"http://127.0.0.1:{self.port}/readyz"
         log = self._folder / f"ranker-{self.port}.log"
         self.process = self._stack.enter_context(
-            running(words, log, ready, DLEN_DRAIN_SECONDS="1.5", OMP_NUM_THREADS="1", DLEN_MAX_IN_FLIGHT="32")
+            running(words, log, ready, DLEN_DRAIN_SECONDS="3", OMP_NUM_THREADS="1", DLEN_MAX_IN_FLIGHT="32")
         )
 
     def end(self, number: signal.Signals) -> None:
@@ -165,15 +165,19 @@ def replicas(tmp_path: Path, models: Path) -> Iterator[list[Replica]]:
         replica.close()
 
 
-def test_no_request_fails_when_a_replica_is_killed_and_when_both_are_restarted(in_front, replicas, bodies):
+def test_no_request_fails_when_a_replica_is_killed_and_when_both_are_restarted(in_front, replicas, bodies, tmp_path):
     url = in_front(replicas[0].port, replicas[1].port)
     statuses: list[int] = []
+    refused: list[str] = []
     stop = threading.Event()
 
     def send() -> None:
         with httpx.Client(base_url=url, timeout=20) as client:
             while not stop.wait(0.05):
-                statuses.append(client.post("/v1/rank", json=bodies[len(statuses) % len(bodies)]).status_code)
+                answer = client.post("/v1/rank", json=bodies[len(statuses) % len(bodies)])
+                statuses.append(answer.status_code)
+                if answer.status_code != 200:
+                    refused.append(answer.text)
 
     def answered(more: int) -> None:
         target, give_up = len(statuses) + more, time.monotonic() + 30
@@ -198,4 +202,4 @@ def test_no_request_fails_when_a_replica_is_killed_and_when_both_are_restarted(i
         stop.set()
         for thread in threads:
             thread.join()
-    assert set(statuses) == {200}
+    assert not refused, refused + (tmp_path / "access.log").read_text().splitlines()[-20:]
