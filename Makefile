@@ -18,11 +18,12 @@ help:
 install: $(STAMP)
 
 # torch goes first, by pip and by name, so that the build for this machine is chosen once and kept.
-$(STAMP): requirements/dev.lock pyproject.toml
+$(STAMP): requirements/dev.lock requirements/torchrec-cpu.txt pyproject.toml
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (a few minutes the first time)"
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $$(grep -E '^torch==' requirements/dev.lock)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.lock
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/torchrec-cpu.txt
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
@@ -41,8 +42,9 @@ test: check
 lock:
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check pip-tools
-	$(VENV)/bin/pip-compile --quiet --all-extras --strip-extras --no-header --no-emit-options --no-emit-find-links \
-	  --no-emit-index-url --no-emit-trusted-host --output-file requirements/dev.lock pyproject.toml
+	$(VENV)/bin/pip-compile --quiet --extra service,loadtest,train,otel,dev --strip-extras --no-header \
+	  --no-emit-options --no-emit-find-links --no-emit-index-url --no-emit-trusted-host \
+	  --output-file requirements/dev.lock pyproject.toml
 	sed -i -E 's/^(torch==[0-9.]+)\+[a-z0-9]+/\1/' requirements/dev.lock
 	$(VENV)/bin/pip-compile --quiet --extra service --strip-extras --generate-hashes --no-header --no-emit-options \
 	  --no-emit-find-links --no-emit-index-url --no-emit-trusted-host --output-file requirements/service.lock pyproject.toml
