@@ -5,6 +5,7 @@ SimulatorError
 ├── ScenarioInvalid     a scenario file does not parse, or asks for what cannot be
 ├── SizeInvalid         a number of impressions that cannot be simulated
 ├── OutputExists        the output folder is there already
+├── OutputFailed        the output cannot be written (disk full, no permission)
 └── TruthInvalid        a simulation folder that does not hold a readable truth
 """
 
@@ -31,6 +32,10 @@ class SizeInvalid(SimulatorError):
 
 class OutputExists(SimulatorError):
     """The output folder is there already."""
+
+
+class OutputFailed(SimulatorError):
+    """The output cannot be written (disk full, no permission)."""
 
 
 class TruthInvalid(SimulatorError):
