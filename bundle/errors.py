@@ -19,7 +19,12 @@ Refused (the root of other packages' errors too)
     ├── FileDigest               another sha256 than the manifest lists
     ├── GoldenInvalid            golden.npz does not read, or does not fit the manifest
     ├── TensorMismatch           the graph's inputs or outputs are not the manifest's
-    └── GoldenMismatch           the loaded model does not reproduce the golden outputs
+    ├── GoldenMismatch           the loaded model does not reproduce the golden outputs
+    └── ItemsInvalid             the item table is not what the manifest says
+        ├── ItemIdInvalid        an item id that is empty, too long, or stands twice
+        ├── ItemFileInvalid      a file of it does not read, or holds another dtype or shape
+        ├── ItemIndexInvalid     its index points beyond its rows, or misses an item
+        └── ItemRowsMismatch     its rows are not what the bundle's encoder makes of the same features
 
 A message gives the thing, the value found and the value expected.
 """
@@ -117,3 +122,23 @@ class TensorMismatch(BundleError):
 
 class GoldenMismatch(BundleError):
     """The loaded model does not reproduce the golden outputs within the tolerance."""
+
+
+class ItemsInvalid(BundleError):
+    """The item table is not what the manifest says."""
+
+
+class ItemIdInvalid(ItemsInvalid):
+    """An item id is empty, too long, or stands twice."""
+
+
+class ItemFileInvalid(ItemsInvalid):
+    """A file of the item table does not read, or holds another dtype or shape."""
+
+
+class ItemIndexInvalid(ItemsInvalid):
+    """The item index points beyond the rows, or misses an item."""
+
+
+class ItemRowsMismatch(ItemsInvalid):
+    """The table's rows are not what the bundle's encoder makes of the same features."""

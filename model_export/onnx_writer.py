@@ -1,7 +1,11 @@
-"""A thin writer of ONNX graphs: constants, nodes, named inputs and outputs. Knows nothing of models."""
+"""A thin writer of ONNX graphs: constants, nodes, named inputs and outputs. Knows nothing of models.
+
+Graphs of one folder share a file of large constants, in which equal ones stand once.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +23,29 @@ VERSIONS = {"": OPSET, MICROSOFT: 1}
 IR_VERSION = 9
 WEIGHTS_FILE = "model.weights"
 EXTERNAL_FROM_BYTES = 1024
-_DTYPES = {"int32": TensorProto.INT32, "float32": TensorProto.FLOAT}
+_ALIGNMENT_BYTES = 64
+_DTYPES = {"int32": TensorProto.INT32, "float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8}
+
+
+class Weights:
+    """The file that holds the large constants of all graphs in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Write to a new file in `folder`."""
+        self._path = folder / WEIGHTS_FILE
+        self._places: dict[bytes, list[tuple[str, str]]] = {}
+
+    def place(self, array: NDArray[np.generic]) -> list[tuple[str, str]]:
+        """Return where in the file an array's bytes lie, written there if no equal ones are."""
+        data = memoryview(np.ascontiguousarray(array)).cast("B")
+        key = hashlib.sha256(data).digest() + len(data).to_bytes(8, "little")
+        if key not in self._places:
+            with self._path.open("ab") as file:
+                offset = -(-file.tell() // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+                file.write(bytes(offset - file.tell()))
+                file.write(data)
+            self._places[key] = [("location", WEIGHTS_FILE), ("offset", str(offset)), ("length", str(len(data)))]
+        return self._places[key]
 
 
 class GraphWriter:
@@ -27,14 +53,14 @@ class GraphWriter:
 
     def __init__(self) -> None:
         self._nodes: list[Any] = []
-        self._constants: list[Any] = []
+        self._constants: dict[str, NDArray[np.generic]] = {}
         self._named = 0
         self._domains: tuple[str, ...] = ("",)
 
     def constant(self, array: NDArray[np.generic], name: str = "weight") -> str:
         """Return the edge of a constant."""
         edge = self._edge(name)
-        self._constants.append(numpy_helper.from_array(np.array(array, order="C"), edge))
+        self._constants[edge] = np.array(array, order="C")
         return edge
 
     def node(self, operator: str, *inputs: str, outputs: int = 1, **attributes: Any) -> list[str]:
@@ -67,8 +93,16 @@ class GraphWriter:
         """Return the edges side by side."""
         return edges[0] if len(edges) == 1 else self.op("Concat", *edges, axis=axis)
 
-    def write(self, folder: Path, file: str, inputs: Sequence[Tensor], outputs: Sequence[tuple[Tensor, str]]) -> None:
+    def write(
+        self,
+        folder: Path,
+        file: str,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[tuple[Tensor, str]],
+        weights: Weights | None = None,
+    ) -> None:
         """Write the graph, its large constants in an external file that serving processes map and share."""
+        weights = weights or Weights(folder)
         for tensor, edge in outputs:
             self._nodes.append(helper.make_node("Identity", [edge], [tensor.name]))
         read = {edge for node in self._nodes for edge in node.input}
@@ -77,25 +111,29 @@ class GraphWriter:
             "ranker",
             [_value_info(tensor) for tensor in inputs],
             [_value_info(tensor) for tensor, _ in outputs],
-            [constant for constant in self._constants if constant.name in read],
+            [_initializer(edge, array, weights) for edge, array in self._constants.items() if edge in read],
         )
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid(x, VERSIONS[x]) for x in self._domains], ir_version=IR_VERSION
         )
         model.producer_name = "dlen-ranker"
-        onnx.save_model(
-            model,
-            str(folder / file),
-            save_as_external_data=True,
-            all_tensors_to_one_file=True,
-            location=WEIGHTS_FILE,
-            size_threshold=EXTERNAL_FROM_BYTES,
-        )
+        (folder / file).write_bytes(model.SerializeToString())
         onnx.checker.check_model(str(folder / file), full_check=True)
 
     def _edge(self, name: str) -> str:
         self._named += 1
         return f"{name}_{self._named}"
+
+
+def _initializer(edge: str, array: NDArray[np.generic], weights: Weights) -> Any:
+    """Return a constant, its bytes in the graph or, where they are many, in the file of weights."""
+    if array.nbytes < EXTERNAL_FROM_BYTES:
+        return numpy_helper.from_array(array, edge)
+    dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
+    tensor = TensorProto(name=edge, data_type=dtype, dims=array.shape, data_location=TensorProto.EXTERNAL)
+    for key, value in weights.place(array):
+        tensor.external_data.add(key=key, value=value)
+    return tensor
 
 
 def _value_info(tensor: Tensor) -> Any:
