@@ -3,7 +3,8 @@
 The network's input is x = [request part | item part]. Every layer that reads x is written as
 Gemm(x_item [N, Ki], W_item, C = its piece of x_request [1, Kr] · W_request + b): the request's share is one
 row, added to all candidates; the shares of all layers are one product. Each expert is a chain of its own, so
-that its [N, H] activations stay in cache. Proven equal to the training network by `parity`.
+that its [N, H] activations stay in cache. Where the backbone reads the request only (habit towers), the share is
+the whole layer, and experts, gates and towers have one row. Proven equal to the training network by `parity`.
 
 Legend: N candidates, Kr and Ki widths of the two parts of x, E experts, M mixtures, T tasks, H hidden width.
 """
@@ -14,19 +15,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bundle.features import MISSING_CODE, FeatureSchema
 from bundle.manifest import ITEM_CODES, ITEM_VALUES, MODEL_FILE, REQUEST_CODES, REQUEST_VALUES, Tensor
 from bundle.read import input_tensors, output_tensors
+from model_export.head_graph import write_independent_head, write_latent_head
 from model_export.onnx_writer import GraphWriter
-from training.models.backbones import MMOE, PLE, Gates, PLELevel, SharedBottom
-from training.models.heads import IndependentHead, LatentHead
+from model_export.wiring import Weights, array, first_experts, first_gates, latent_network
+from training.models.backbones import MMOE, PLE, Gates, PLELevel, SeparateBottoms, SharedBottom
+from training.models.heads import IndependentHead
 from training.models.layers import BatchedMLP, Block, PartLayout
 from training.models.network import Network
 
-Weights = NDArray[np.float32]
 Layer = tuple[Weights, Weights]
 """Weight [K, H] and bias [H]."""
 
@@ -44,7 +45,7 @@ class ServingGraph:
         self.network, self.inputs, self.writer = network, tuple(inputs), GraphWriter()
         self.given = {tensor.name for tensor in inputs}
         self.request_width, self.item_width = (part.width for part in network.inputs.parts)
-        self.tasks = len(network.head.alpha if isinstance(network.head, LatentHead) else network.head.bias)
+        self.tasks = len(network.head.weight)
         self.tables: dict[str, str] = {}
         self.x_item = ""
         self.shares_of_request: dict[str, str] = {}
@@ -62,15 +63,7 @@ class ServingGraph:
         x_request = self._part(request, REQUEST_CODES, REQUEST_VALUES, rows=1) if self.request_width else None
         self.x_item = self._item_part(item)
         self._open_layers_on_x(x_request)
-        backbone = self.network.backbone
-        if isinstance(backbone, SharedBottom):
-            representations = [self._as_float(self._experts_on_x("expert", backbone.bottom)[0])] * self.tasks
-        elif isinstance(backbone, MMOE):
-            shares = self._softmax(self._on_x("gates"), backbone.gates)
-            representations = self._mix(shares, self._experts_on_x("expert", backbone.experts))
-        else:
-            representations = self._ple(backbone)
-        return self._head(representations)
+        return self._head(self._backbone())
 
     # ---- inputs
 
@@ -115,20 +108,12 @@ class ServingGraph:
 
     def layers_on_x(self) -> dict[str, Layer]:
         """Return every layer that reads x by name: weight [K, H] and bias [H]."""
-        backbone, head = self.network.backbone, self.network.head
-        layers: dict[str, Layer] = {}
-        if isinstance(backbone, SharedBottom):
-            layers |= _first_layers("expert", backbone.bottom)
-        else:
-            level = backbone if isinstance(backbone, MMOE) else backbone.levels[0]
-            assert isinstance(level, MMOE | PLELevel)
-            layers |= _first_layers("expert", level.experts)
-            layers["gates"] = _side_by_side(level.gates)
-            if isinstance(level, PLELevel) and level.shared_gate is not None:
-                layers["shared gate"] = _side_by_side(level.shared_gate)
-        if isinstance(head, LatentHead):
-            layers |= _first_layers("latent", head.latent)
-        return layers
+        latent = latent_network(self.network)
+        return self._layers_of_backbone() | ({} if latent is None else _first_layers("latent", latent))
+
+    def _layers_of_backbone(self) -> dict[str, Layer]:
+        gates = {name: _side_by_side(gates) for name, gates in first_gates(self.network).items()}
+        return _first_layers("expert", first_experts(self.network)) | gates
 
     def _open_layers_on_x(self, x_request: str | None) -> None:
         """Compute the request's share of every layer that reads x, all in one product."""
@@ -146,9 +131,11 @@ class ServingGraph:
         return self._linear(x_request, np.concatenate([w[: self.request_width] for w, _ in layers], axis=1), bias)
 
     def _on_x(self, name: str) -> str:
-        """Return x·W + b [N, H] of a layer that reads x."""
-        weight = self.writer.constant(self.item_weights[name])
-        return self.writer.op("Gemm", self.x_item, weight, self.shares_of_request[name])
+        """Return x·W + b [N, H] of a layer that reads x, [1, H] where it reads the request only."""
+        weight = self.item_weights[name]
+        if not len(weight):
+            return self.shares_of_request[name]
+        return self.writer.op("Gemm", self.x_item, self.writer.constant(weight), self.shares_of_request[name])
 
     def _experts_on_x(self, name: str, mlp: BatchedMLP) -> list[str]:
         """Return each network's output [N, H] where all read x."""
@@ -177,6 +164,20 @@ class ServingGraph:
     def _as_float(self, expert: str) -> str:
         """Return an expert's output [N, H] as float32."""
         return expert
+
+    # ---- backbones
+
+    def _backbone(self) -> list[str]:
+        """Return the tasks' representations [N, H]."""
+        backbone = self.network.backbone
+        if isinstance(backbone, PLE):
+            return self._ple(backbone)
+        experts = self._experts_on_x("expert", first_experts(self.network))
+        if isinstance(backbone, MMOE):
+            return self._mix(self._softmax(self._on_x("gates"), backbone.gates), experts)
+        assert isinstance(backbone, SharedBottom | SeparateBottoms)
+        floats = [self._as_float(expert) for expert in experts]
+        return floats * self.tasks if isinstance(backbone, SharedBottom) else floats
 
     # ---- mixtures
 
@@ -235,32 +236,12 @@ class ServingGraph:
     # ---- heads
 
     def _head(self, representations: Sequence[str]) -> dict[str, str]:
-        w, head = self.writer, self.network.head
-        towers = w.concat(self._mlp(head.towers, representations))
+        head = self.network.head
+        towers = self.writer.concat(self._mlp(head.towers, representations))
         if isinstance(head, IndependentHead):
-            return {"p": w.op("Sigmoid", self._task_logits(towers, array(head.weight), array(head.bias)[:, None]))}
-        bias = np.stack([array(head.bias_f), array(head.bias_g)], axis=1)
-        a, g = w.split(w.op("Sigmoid", self._task_logits(towers, array(head.weight), bias)), [self.tasks] * 2)
+            return write_independent_head(self.writer, head, towers)
         latent = self._as_float(self._experts_on_x("latent", head.latent)[0])
-        h = self._linear(latent, array(head.latent_weight), array(head.latent_bias))  # [N, 1]
-        u = w.op("Sigmoid", h)
-        joint = w.op("Mul", a, u)  # Eq. 4
-        b = w.op("Mul", g, w.constant(array(head.alpha)))  # Eq. 10
-        marginal = w.op("Add", joint, w.op("Mul", b, w.op("Sigmoid", w.op("Neg", h))))  # Eq. 1
-        return {"p": marginal, "p_joint": joint, "p_up": w.reshape(u, [-1])}
-
-    def _task_logits(self, towers: str, weight_TWL: Weights, bias_TL: Weights) -> str:
-        """Return the tasks' logits [N, L·T] from the towers side by side, as one block-diagonal product."""
-        tasks, width, logits = weight_TWL.shape
-        blocks = np.zeros((tasks, width, logits, tasks), dtype=np.float32)
-        for t in range(tasks):
-            blocks[t, :, :, t] = weight_TWL[t]
-        return self._linear(towers, blocks.reshape(tasks * width, logits * tasks), bias_TL.T.reshape(-1))
-
-
-def array(tensor: torch.Tensor) -> Weights:
-    """Return a tensor's numbers as float32."""
-    return np.asarray(tensor.detach().cpu().numpy(), dtype=np.float32)
+        return write_latent_head(self.writer, head, towers, latent)
 
 
 def _first_layers(name: str, mlp: BatchedMLP) -> dict[str, Layer]:

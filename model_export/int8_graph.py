@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bundle.manifest import ITEM_CODES, ITEM_VALUES, Tensor
-from model_export.graph import Layer, ServingGraph, array
+from model_export.graph import Layer, ServingGraph
 from model_export.item_columns import ITEM_ZERO_POINT, WEIGHT_STEPS, ItemRows, item_rows
 from model_export.onnx_writer import GraphWriter
-from model_export.quantise import IntegerLayer, Quantised, gates_on_x
-from training.models.backbones import PLE, SharedBottom
-from training.models.heads import LatentHead
+from model_export.quantise import IntegerLayer, Quantised
+from model_export.wiring import array, backbone_reads_items, first_experts, gates_on_items, latent_network
 from training.models.layers import BatchedMLP, Block, PartLayout
 
 WIDE_INPUT = 256
@@ -45,6 +44,7 @@ class Int8Graph(ServingGraph):
         self.item_offsets: dict[tuple[int, int], int] = {}
         self.list_tables: dict[tuple[int, int], str] = {}
         self.gate_layers: dict[str, IntegerLayer] = {}
+        self.in_bytes: set[str] = set()
         self.later_biases: dict[tuple[int, int], str] = {}
 
     # ---- inputs
@@ -108,13 +108,13 @@ class Int8Graph(ServingGraph):
     # ---- layers that read x
 
     def layers_on_x(self) -> dict[str, Layer]:
-        """Return the request's half of every layer that reads x: weight [Kr, H] and bias [H], in accumulated units."""
-        backbone, head = self.network.backbone, self.network.head
-        first = backbone.levels[0] if isinstance(backbone, PLE) else backbone
-        experts = first.bottom if isinstance(first, SharedBottom) else first.experts
-        assert isinstance(experts, BatchedMLP)
-        layers = self._request_halves("expert", experts)
-        return layers | (self._request_halves("latent", head.latent) if isinstance(head, LatentHead) else {})
+        """Return the request's half of integer layers that read x: weight [Kr, H], bias [H], in accumulated units."""
+        experts = first_experts(self.network) if backbone_reads_items(self.network) else None
+        named = {"expert": experts, "latent": latent_network(self.network)}
+        halves: dict[str, Layer] = {}
+        for name, mlp in named.items():
+            halves |= {} if mlp is None else self._request_halves(name, mlp)
+        return halves
 
     def _request_halves(self, name: str, network: nn.Module) -> dict[str, Layer]:
         layer = self.quantised.layers[network][0]
@@ -127,6 +127,8 @@ class Int8Graph(ServingGraph):
         Biases of wide later layers, constants though they are, come out of the same node: for a constant bias ONNX
         Runtime takes a convolution kernel of its own, without AMX; from 256 inputs on its product is faster.
         """
+        if not backbone_reads_items(self.network):
+            self._open_backbone_on_request(x_request)
         w = self.writer
         layers = self.layers_on_x()
         share = w.reshape(self._share_of_request(x_request, list(layers.values())), [-1])
@@ -142,9 +144,9 @@ class Int8Graph(ServingGraph):
             whole = w.concat([whole, w.constant(np.concatenate(list(later.values())))], axis=0)
         sizes = [len(bias) for _, bias in layers.values()] + [len(bias) for bias in later.values()]
         pieces = w.split(whole, sizes, axis=0)
-        self.shares_of_request = dict(zip(layers, pieces, strict=False))
+        self.shares_of_request |= dict(zip(layers, pieces, strict=False))
         self.later_biases = dict(zip(later, pieces[len(layers) :], strict=True))
-        for name, gates in zip(("gates", "shared gate"), gates_on_x(self.network), strict=False):
+        for name, gates in gates_on_items(self.network).items():
             layer = self.quantised.layers[gates][0]
             ((weight, bias),) = self._request_halves(name, gates).values()
             scale = layer.scale_EH[0]
@@ -153,8 +155,19 @@ class Int8Graph(ServingGraph):
             )
             self.gate_layers[name] = layer
 
+    def _open_backbone_on_request(self, x_request: str | None) -> None:
+        """Compute the first layers of a backbone that reads the request only, in float32: it has one row."""
+        layers = self._layers_of_backbone()
+        pieces = self.writer.split(
+            self._share_of_request(x_request, list(layers.values())), [len(bias) for _, bias in layers.values()]
+        )
+        self.item_weights = {name: weight[self.request_width :] for name, (weight, _) in layers.items()}
+        self.shares_of_request = dict(zip(layers, pieces, strict=True))
+
     def _on_x(self, name: str) -> str:
         """Return gate logits x·W + b [N, M·E] in float32 from bytes."""
+        if name not in self.gate_layers:
+            return super()._on_x(name)
         w, layer = self.writer, self.gate_layers[name]
         weight, scale = w.constant(layer.weight_EKH[0]), w.constant(layer.scale_EH[0])
         none = w.constant(np.zeros(layer.scale_EH.shape[1], dtype=np.int8))
@@ -163,6 +176,8 @@ class Int8Graph(ServingGraph):
 
     def _experts_on_x(self, name: str, mlp: BatchedMLP) -> list[str]:
         """Return each network's output as bytes [1, N, 1, H] where all read x."""
+        if mlp not in self.quantised.layers:
+            return super()._experts_on_x(name, mlp)
         first, *later = self.quantised.layers[mlp]
         image = self._image(self.x_item, len(self.quantised.items.source_K))
         return [
@@ -174,6 +189,8 @@ class Int8Graph(ServingGraph):
 
     def _experts(self, mlp: BatchedMLP, xs: Sequence[str]) -> list[str]:
         """Return the outputs [1, N, 1, H] of experts that read representations, mixtures of 0…255."""
+        if mlp not in self.quantised.layers:
+            return super()._experts(mlp, xs)
         width = self.quantised.layers[mlp][0].weight_EKH.shape[1]
         images = {
             x: self._image(self.writer.op("QuantizeLinear", x, self.one, self.zero), width) for x in dict.fromkeys(xs)
@@ -190,7 +207,9 @@ class Int8Graph(ServingGraph):
 
     def _convolve(self, image: str, zero_point: str, layer: IntegerLayer, e: int, bias: str) -> str:
         """Return one layer of network `e`: multiply, add the int32 bias, rescale, round, clip to 0…255."""
-        return convolve(self.writer, image, zero_point, layer.weight_EKH[e], layer.scale_EH[e], bias)
+        image = convolve(self.writer, image, zero_point, layer.weight_EKH[e], layer.scale_EH[e], bias)
+        self.in_bytes.add(image)
+        return image
 
     def _image(self, x: str, width: int) -> str:
         """Return [N, K] as a channels-last image [1, N, 1, K]."""
@@ -198,11 +217,15 @@ class Int8Graph(ServingGraph):
 
     def _stacked(self, experts: Sequence[str]) -> str:
         """Return [N, E, H] as float32."""
+        if experts[0] not in self.in_bytes:
+            return super()._stacked(experts)
         w = self.writer
         side_by_side = w.reshape(w.concat(experts, axis=3), [-1, len(experts), self.network.backbone.outputs])
         return w.op("DequantizeLinear", side_by_side, self.one, self.zero)
 
     def _as_float(self, expert: str) -> str:
+        if expert not in self.in_bytes:
+            return super()._as_float(expert)
         w = self.writer
         flat = w.op("Squeeze", expert, w.constant(np.array([0, 2], dtype=np.int64)))
         return w.op("DequantizeLinear", flat, self.one, self.zero)

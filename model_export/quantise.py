@@ -20,10 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model_export.errors import PrecisionRefused
 from model_export.item_columns import WEIGHT_STEPS, ItemColumns, item_columns
-from training.models.backbones import MMOE, PLE, Gates, PLELevel, SharedBottom
-from training.models.heads import IndependentHead, LatentHead
+from model_export.wiring import gates_on_items, networks_on_items, outputs_are_mixed, readers
 from training.models.layers import BatchedMLP
 from training.models.network import Network
 
@@ -59,7 +57,7 @@ class Quantised:
     Attributes:
         network: function-preserving copy whose hidden activations span 0…255; what stays in float32 reads it.
         items: how the item part of x becomes bytes.
-        layers: integer layers of each expert and latent network, and of the gates that read x.
+        layers: integer layers of each expert and latent network that sees items, and of the gates that read x.
     """
 
     network: Network
@@ -79,16 +77,16 @@ def quantise(network: Network, codes: Tensor, values: Tensor) -> Quantised:
     request_width = network.inputs.parts[0].width
     means = _mean_inputs(level, codes, values, items)
     layers: dict[nn.Module, tuple[IntegerLayer, ...]] = {}
-    for mlp, reads_x in _integer_networks(level):
+    for mlp, reads_x in networks_on_items(level):
         weights, biases = _arrays(mlp.weights), [bias[:, 0] for bias in _arrays(mlp.biases)]
         made = []
         for index, (weight, bias, mean) in enumerate(zip(weights, biases, means[mlp], strict=True)):
             on_x = reads_x and index == 0
             made.append(_on_x(weight, bias, mean, items, request_width) if on_x else _layer(weight, bias, mean))
         layers[mlp] = tuple(made)
-    for gates in gates_on_x(level):
+    for gates in gates_on_items(level).values():
         weight, bias = _arrays([gates.weight, gates.bias])
-        wide, mean = weight.transpose(1, 0, 2).reshape(1, weight.shape[1], -1), means[_integer_networks(level)[0][0]][0]
+        wide, mean = weight.transpose(1, 0, 2).reshape(1, weight.shape[1], -1), means[networks_on_items(level)[0][0]][0]
         layers[gates] = (_on_x(wide, bias.reshape(1, -1), mean[:1], items, request_width),)
     return Quantised(level, items, layers)
 
@@ -97,61 +95,16 @@ def equalise(network: Network, maxima: dict[str, list[Tensor]]) -> Network:
     """Return an equal network, embedding tables shared, whose activations of those maxima span 0…255."""
     level = copy_without_tables(network)
     names = {module: name for name, module in level.named_modules()}
-    for mlp, _ in _integer_networks(level):
+    for mlp, _ in networks_on_items(level):
         scales = [_channel_scale(maximum) for maximum in maxima[names[mlp]]]
-        if mlp is not _latent(level):  # experts are mixed with one another: one unit per channel for all of them
+        if outputs_are_mixed(level, mlp):  # one unit per channel for all of them
             scales[-1] = scales[-1].amax(0, keepdim=True).expand_as(scales[-1])
         _rescale(mlp, scales)
         with torch.no_grad():
-            for reader in _readers(level, mlp):
-                reader.mul_(scales[-1][0].unsqueeze(1))
+            for reader in readers(level, mlp):  # [H, *], or [one each or for all, H, *]
+                unit = scales[-1].unsqueeze(2) if len(scales[-1]) == len(reader) else scales[-1][:1].unsqueeze(2)
+                reader.mul_(unit[0] if reader.dim() == 2 else unit)
     return level
-
-
-def gates_on_x(network: Network) -> list[Gates]:
-    """Return the gates that read the network's input."""
-    backbone = network.backbone
-    if isinstance(backbone, SharedBottom):
-        return []
-    first = backbone if isinstance(backbone, MMOE) else backbone.levels[0]
-    assert isinstance(first, MMOE | PLELevel)
-    shared = first.shared_gate if isinstance(first, PLELevel) else None
-    return [first.gates] if shared is None else [first.gates, shared]
-
-
-def _integer_networks(network: Network) -> list[tuple[BatchedMLP, bool]]:
-    """Return the expert and latent networks, and whether each reads x."""
-    backbone = network.backbone
-    found: list[tuple[BatchedMLP, bool]]
-    if isinstance(backbone, PLE):
-        levels = [level for level in backbone.levels if isinstance(level, PLELevel)]
-        found = [(level.experts, index == 0) for index, level in enumerate(levels)]
-    else:
-        found = [(backbone.bottom if isinstance(backbone, SharedBottom) else backbone.experts, True)]
-    latent = _latent(network)
-    found += [] if latent is None else [(latent, True)]
-    if any(len(mlp.weights) == 0 for mlp, _ in found):
-        raise PrecisionRefused("int8", found="a network without hidden layers", expected="at least one layer each")
-    return found
-
-
-def _latent(network: Network) -> BatchedMLP | None:
-    return network.head.latent if isinstance(network.head, LatentHead) else None
-
-
-def _readers(network: Network, mlp: BatchedMLP) -> list[Tensor]:
-    """Return the weights [..., H, *] that read the outputs of experts, or of the latent network."""
-    head, backbone = network.head, network.backbone
-    assert isinstance(head, LatentHead | IndependentHead)
-    if isinstance(head, LatentHead) and mlp is head.latent:
-        return [head.latent_weight]
-    if isinstance(backbone, PLE):
-        levels = [level for level in backbone.levels if isinstance(level, PLELevel)]
-        after = [b for a, b in zip(levels, levels[1:], strict=False) if a.experts is mlp]
-        if after:
-            shared = [] if after[0].shared_gate is None else [after[0].shared_gate.weight]
-            return [after[0].experts.weights[0], after[0].gates.weight, *shared]
-    return [head.towers.weights[0] if len(head.towers.weights) else head.weight]
 
 
 def copy_without_tables(network: Network) -> Network:
@@ -174,7 +127,7 @@ def _maxima(network: Network, codes: Tensor, values: Tensor) -> dict[str, list[T
         known = found.get(names[mlp], seen)
         found[names[mlp]] = [torch.maximum(a, b) for a, b in zip(known, seen, strict=True)]
 
-    hooks = [mlp.register_forward_pre_hook(look) for mlp, _ in _integer_networks(network)]
+    hooks = [mlp.register_forward_pre_hook(look) for mlp, _ in networks_on_items(network)]
     other = torch.arange(len(codes)).roll(len(codes) // 2)
     request, item = network.inputs.parts
     mixed_codes, mixed_values = codes.clone(), values.clone()
@@ -204,7 +157,7 @@ def _mean_inputs(network: Network, codes: Tensor, values: Tensor, items: ItemCol
         seen = [first.sum(1), *(hidden.sum(1) for hidden in list(_hidden(mlp, x))[:-1])]
         sums[mlp] = [a + b for a, b in zip(sums[mlp], seen, strict=True)] if mlp in sums else seen
 
-    hooks = [mlp.register_forward_pre_hook(look) for mlp, _ in _integer_networks(network)]
+    hooks = [mlp.register_forward_pre_hook(look) for mlp, _ in networks_on_items(network)]
     try:
         with torch.inference_mode():
             for at in range(0, len(codes), _ROWS_AT_ONCE):

@@ -71,14 +71,12 @@ def export_run(run_folder: Path, out: Path, precision: Literal["fp32", "int8"] =
     Raises:
         OutputInvalid: `out` exists or is not named NAME/VERSION with a whole-number version.
         RunInvalid: the run is not finished or broken.
-        ConfigInvalid: the model is of a kind that no serving graph expresses yet.
         ParityFailed: the graph does not give what it must.
         PrecisionRefused: int8 changes a score by more than the gate allows.
     """
     check_output(out)
     run = read_run(run_folder)
     network = run.trained_network()
-    network.check_servable()
     rows = sample_rows(run)
     write = _write_int8 if precision == "int8" else _write_fp32
     with new_folder(out) as folder:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from model_export.parity import SampleRows
 from training.models.config import ModelConfig
 from training.models.initialise import initialise
 from training.models.network import Network
+from training.models.structure import task_structure
 
 SIDES = ("user", "item", "context")
 
@@ -35,6 +38,35 @@ def draw_schema(draw) -> FeatureSchema:
             feature |= {"kind": "numeric", "encoding": {"type": "standardise", "mean": 0.0, "deviation": 1.0}}
         features.append(feature)
     return FeatureSchema.model_validate({"features": features})
+
+
+@dataclass(frozen=True)
+class Relations:
+    """How the tasks of a network relate: chains, mirrored complaints, towers that see the request only."""
+
+    tasks: int
+    within: dict[str, str] = field(default_factory=dict)
+    negative: tuple[int, ...] = ()
+    habits: bool = False
+
+
+@st.composite
+def draw_relations(draw, name: str, schema: FeatureSchema) -> Relations:
+    tasks = draw(st.integers(2 if name == "esmm" else 1, 4))
+    within = {}
+    for task in range(1, tasks):  # later tasks are rarer
+        if (name == "esmm" and task == 1) or draw(st.booleans()):
+            within[f"t{task}"] = f"t{draw(st.integers(0, task - 1))}"
+    related = {*within, *within.values()}
+    negative = tuple(t for t in range(tasks) if f"t{t}" not in related and draw(st.booleans()))
+    habits = name.startswith("dlen-") and bool(schema.request_part) and draw(st.booleans())
+    return Relations(tasks, within, negative, habits)
+
+
+@pytest.fixture(scope="session")
+def relations():
+    """Return a strategy of the relations that the tasks of a model of a given name may have."""
+    return draw_relations
 
 
 @pytest.fixture(scope="session")
@@ -64,16 +96,23 @@ def random_rows():
 
 @pytest.fixture(scope="session")
 def make_network():
-    """Return a function that makes a small network of a given name with random weights."""
+    """Return a function that makes a small network of a given name, task relations and random weights."""
 
-    def make(name: str, schema: FeatureSchema, tasks: int, seed: int, levels: int = 1, **sizes) -> Network:
+    def make(
+        name: str, schema: FeatureSchema, relations: Relations | int, seed: int, levels: int = 1, **sizes
+    ) -> Network:
         torch.manual_seed(seed)
+        relations = Relations(relations) if isinstance(relations, int) else relations
+        tasks = relations.tasks
+        sizes = {"within": relations.within, "mirror_negative": True, "habit_towers": relations.habits} | sizes
         small = {"expert_hidden": (7, 5), "tower_hidden": (4,), "latent_hidden": (6, 3)} | sizes
         config = ModelConfig(
             name=name, experts=3, shared_experts=2, task_experts=2, levels=levels, embedding_std=1.0, **small
         )
-        network = Network(config, schema, tasks)
-        initialise(network, np.linspace(0.3, 0.01, tasks), tuple(f"t{i}" for i in range(tasks)))
+        names = tuple(f"t{i}" for i in range(tasks))
+        kinds = ["negative" if t in relations.negative else "positive" for t in range(tasks)]
+        network = Network(config, schema, tasks, task_structure(config, names, kinds))
+        initialise(network, np.linspace(0.3, 0.01, tasks), names)
         for parameter, tensor in network.named_parameters():
             if ".biases." in parameter or parameter.endswith("gates.bias"):
                 torch.nn.init.normal_(tensor, std=0.3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,17 +13,17 @@ from bundle.features import FeatureSchema
 from bundle.read import input_tensors
 from model_export.graph import write_serving_graph
 from model_export.parity import network_outputs, open_session, run_graph
-from training.models.config import MODEL_NAMES
+from training.models.config import ModelName
 
 
-@pytest.mark.parametrize("name", MODEL_NAMES)
-@given(data=st.data(), tasks=st.integers(1, 4), seed=st.integers(0, 999), levels=st.integers(1, 2))
-@settings(max_examples=12, deadline=None)
+@pytest.mark.parametrize("name", get_args(ModelName))
+@given(data=st.data(), seed=st.integers(0, 999), levels=st.integers(1, 2))
+@settings(max_examples=16, deadline=None)
 def test_graph_equals_the_network_for_any_schema_and_number_of_candidates(
-    tmp_path_factory, schemas, make_network, random_rows, name, data, tasks, seed, levels
+    tmp_path_factory, schemas, make_network, random_rows, relations, name, data, seed, levels
 ):
     schema, folder = data.draw(schemas), tmp_path_factory.mktemp("graph")
-    network = make_network(name, schema, tasks, seed, levels)
+    network = make_network(name, schema, data.draw(relations(name, schema)), seed, levels)
     write_serving_graph(network, schema, folder)
     session, rows = open_session(folder / "model.onnx"), random_rows(schema, 40, seed)
     tensors = input_tensors(schema)

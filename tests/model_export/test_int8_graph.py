@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -14,20 +16,20 @@ from model_export.int8_graph import Int8Graph
 from model_export.int8_reference import reference_network
 from model_export.parity import network_outputs, open_session, run_graph
 from model_export.quantise import quantise
-from training.models.config import MODEL_NAMES
+from training.models.config import ModelName
 
 WIDE = {"expert_hidden": (32, 16), "latent_hidden": (32, 16), "tower_hidden": (8,)}
 
 
-@pytest.mark.parametrize("name", MODEL_NAMES)
-@given(data=st.data(), tasks=st.integers(1, 4), seed=st.integers(0, 999), levels=st.integers(1, 2))
-@settings(max_examples=12, deadline=None)
+@pytest.mark.parametrize("name", get_args(ModelName))
+@given(data=st.data(), seed=st.integers(0, 999), levels=st.integers(1, 2))
+@settings(max_examples=16, deadline=None)
 def test_graph_computes_the_integer_arithmetic_for_any_schema_and_number_of_candidates(
-    tmp_path_factory, schemas, make_network, random_rows, name, data, tasks, seed, levels
+    tmp_path_factory, schemas, make_network, random_rows, relations, name, data, seed, levels
 ):
     schema, folder = data.draw(schemas), tmp_path_factory.mktemp("graph")
     rows, tensors = random_rows(schema, 40, seed), input_tensors(schema)
-    network = make_network(name, schema, tasks, seed, levels, **WIDE)
+    network = make_network(name, schema, data.draw(relations(name, schema)), seed, levels, **WIDE)
     quantised = quantise(network, *rows.batch(0, 40))
     Int8Graph(quantised, tensors).write(folder)
     session, reference = open_session(folder / "model.onnx"), reference_network(quantised)
@@ -42,15 +44,15 @@ def test_graph_computes_the_integer_arithmetic_for_any_schema_and_number_of_cand
             assert difference.max() <= 1e-2
 
 
-@pytest.mark.parametrize("name", MODEL_NAMES)
+@pytest.mark.parametrize("name", get_args(ModelName))
 @given(data=st.data(), seed=st.integers(0, 999), levels=st.integers(1, 2))
 @settings(max_examples=8, deadline=None)
 def test_integers_stay_near_the_network_and_equalising_changes_nothing(
-    schemas, make_network, random_rows, name, data, seed, levels
+    schemas, make_network, random_rows, relations, name, data, seed, levels
 ):
     schema = data.draw(schemas)
     rows = random_rows(schema, 60, seed)
-    network = make_network(name, schema, 3, seed, levels, **WIDE)
+    network = make_network(name, schema, data.draw(relations(name, schema)), seed, levels, **WIDE)
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     quantised = quantise(network, *rows.batch(0, 60))
     for key, tensor in network.state_dict().items():

@@ -104,13 +104,3 @@ def test_tasks_with_enough_rows_are_calibrated_on_the_sample_of_the_graph_that_s
     p = network_outputs(read_run(trained).trained_network(), *rows.batch(0, len(rows.codes)))["p"]
     assert [task.calibration for task in manifest.tasks] == fit_calibrations(p, rows.labels)
     assert manifest.tasks[0].calibration is not None
-
-
-def test_a_model_that_cannot_be_served_yet_is_refused_by_name(prepared, tmp_path, capsys):
-    run = tmp_path / "run"
-    small = ["expert_hidden=[8]", "latent_hidden=[8]", "epochs=1", "habit_towers=true"]
-    settings = [argument for one in small for argument in ("--set", one)]
-    assert main(["train", "--data", str(prepared), "--model", "dlen-mmoe", "--out", str(run), *settings]) == 0
-    assert main(["export", "--run", str(run), "--out", str(tmp_path / "m" / "1")]) == 2
-    assert "model dlen-mmoe: got habit_towers" in capsys.readouterr().err
-    assert not (tmp_path / "m").exists()

@@ -188,25 +188,6 @@ def test_habit_towers_do_not_see_the_item_and_p_up_does():
     assert not torch.equal(out.f_BT[0], out.f_BT[2])
 
 
-@pytest.mark.parametrize(
-    ("config", "kinds", "reason"),
-    [
-        (small("dlen-mmoe"), ("positive", "positive"), None),
-        (small("dlen-mmoe", mirror_negative=True), ("positive", "positive"), None),
-        (small("dlen-mmoe", mirror_negative=True), ("positive", "negative"), "mirrored tasks"),
-        (small("mmoe", within={"b": "a"}), ("positive", "positive"), "tasks within others"),
-        (small("esmm", within={"b": "a"}), ("positive", "positive"), "the backbone of esmm"),
-        (small("dlen-ple", habit_towers=True), ("positive", "positive"), "habit_towers"),
-    ],
-)
-def test_what_no_serving_graph_can_express_says_so(config, kinds, reason):
-    network = Network(config, SCHEMA, 2, task_structure(config, ("a", "b"), kinds))
-    assert network.unservable == reason
-    if reason is not None:
-        with pytest.raises(ConfigInvalid, match=f"model {config.name}: got {reason}"):
-            network.check_servable()
-
-
 @pytest.fixture(scope="module")
 def nested(prepared, tmp_path_factory):
     """Return the simulated rows with every label cleared where there was no click."""

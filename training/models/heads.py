@@ -68,24 +68,12 @@ class LatentLogits:
         """Return log a_t and log(1 - a_t), each [B, T], given the parent."""
         if self.structure is None or not any(self.structure.mirrored):
             return logsigmoid(self.f_BT), logsigmoid(-self.f_BT)
-        return _bounded(self.f_BT, torch.where(self._mirrored_T, self.alpha_T, 1.0))
+        return _bounded(self.f_BT, self.structure.bounds(self.alpha_T)[0])
 
     def log_b(self) -> tuple[Tensor, Tensor]:
-        """Return log b_t and log(1 - b_t), each [B, T], given the parent.
-
-        Within a parent the bound is alpha_t / alpha_parent, so that b_t stays below alpha_t.
-        """
-        bound_T = self.alpha_T
-        if self.structure is not None:
-            ones = torch.ones_like(bound_T[:1])
-            bound_T = bound_T / torch.cat([bound_T, ones])[list(self.structure.parents)]
-            bound_T = torch.where(self._mirrored_T, 1.0, bound_T)
+        """Return log b_t and log(1 - b_t), each [B, T], given the parent."""
+        bound_T = self.alpha_T if self.structure is None else self.structure.bounds(self.alpha_T)[1]
         return _bounded(self.g_BT, bound_T)
-
-    @property
-    def _mirrored_T(self) -> Tensor:
-        assert self.structure is not None
-        return torch.tensor(self.structure.mirrored, device=self.alpha_T.device)
 
     def log_p(self) -> tuple[Tensor, Tensor]:
         """Return log P(t) and log(1 - P(t)), each [B, T] (Eq. 1 and 3)."""

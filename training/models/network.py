@@ -44,24 +44,3 @@ class Network(nn.Module):
         x_BK = self.inputs(codes_BC, values_BV)
         logits: Logits = self.head(x_BK, self.backbone(x_BK[:, : self.backbone_inputs]))
         return logits
-
-    @property
-    def unservable(self) -> str | None:
-        """What in this network no serving graph can express yet; None if one can be written."""
-        if self.config.name == "esmm":
-            return "the backbone of esmm"
-        if self.config.habit_towers:
-            return "habit_towers"
-        if self.structure is not None:
-            return "tasks within others" if self.structure.has_chains else "mirrored tasks"
-        return None
-
-    def check_servable(self) -> None:
-        """Refuse a network that no serving graph can express.
-
-        Raises:
-            ConfigInvalid: names what cannot be served.
-        """
-        if self.unservable is not None:
-            expected = "a model that a serving graph can express"
-            raise ConfigInvalid(f"model {self.config.name}", found=self.unservable, expected=expected)

@@ -42,6 +42,17 @@ class TaskStructure:
     def _depth(self, task: int) -> int:
         return 0 if self.parents[task] == NO_PARENT else 1 + self._depth(self.parents[task])
 
+    def bounds(self, alpha_T: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the upper bounds of P(t|UP) and of P(t|¬UP), each [T], given that the parent happened.
+
+        Of a mirrored task the first is alpha and the second 1; of others the other way round. Within a parent it is
+        alpha_t / alpha_parent, so that P(t|¬UP) stays below alpha_t.
+        """
+        ones = torch.ones_like(alpha_T)
+        given_parent = alpha_T / torch.cat([alpha_T, ones[:1]])[list(self.parents)]  # NO_PARENT: the one behind
+        mirrored = torch.tensor(self.mirrored, device=alpha_T.device)
+        return torch.where(mirrored, alpha_T, ones), torch.where(mirrored, ones, given_parent)
+
     def chained(self, log_BT: Tensor, log_not_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Return log P and log(1 − P) of each task from those given its parent, each [B, T].
 

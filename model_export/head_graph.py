@@ -1,0 +1,69 @@
+"""The head of a serving graph: towers' outputs → P(task), and with the latent state P(task, UP) and P(UP).
+
+Tasks within others are chains of products, P(child) = P(parent)·P(child|parent), in both states where there are
+two; a probability is asked for here, so nothing stays in logs. Rows may be 1, not N, where towers see the
+request only: they are broadcast where P(UP) comes in.
+
+Legend: N candidates, T tasks, L logits per task, W width of a tower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_export.onnx_writer import GraphWriter
+from model_export.wiring import Weights, array
+from training.models.heads import IndependentHead, LatentHead
+from training.models.structure import NO_PARENT, TaskStructure, unrelated
+
+
+def write_independent_head(w: GraphWriter, head: IndependentHead, towers: str) -> dict[str, str]:
+    """Return the edge of P(task) [N, T] from the towers side by side [N, T·W]."""
+    p = w.op("Sigmoid", _task_logits(w, towers, array(head.weight), array(head.bias)[:, None]))
+    return {"p": _chained(w, p, head.structure or unrelated(len(head.bias)))}
+
+
+def write_latent_head(w: GraphWriter, head: LatentHead, towers: str, latent: str) -> dict[str, str]:
+    """Return the edges of P(task), P(task, UP) [N, T] and P(UP) [N].
+
+    `towers` are side by side [N or 1, T·W]; `latent` is the last layer of the latent network [N, H].
+    """
+    tasks = len(head.alpha)
+    structure = head.structure or unrelated(tasks)
+    bias = np.stack([array(head.bias_f), array(head.bias_g)], axis=1)
+    a, b = w.split(w.op("Sigmoid", _task_logits(w, towers, array(head.weight), bias)), [tasks] * 2)
+    bounds_a, bounds_b = (array(bounds) for bounds in structure.bounds(head.alpha))
+    if any(structure.mirrored):
+        a = w.op("Mul", a, w.constant(bounds_a))
+    b = w.op("Mul", b, w.constant(bounds_b))  # Eq. 10
+    a, b = _chained(w, a, structure), _chained(w, b, structure)
+    h = w.op("Gemm", latent, w.constant(array(head.latent_weight)), w.constant(array(head.latent_bias)))  # [N, 1]
+    u = w.op("Sigmoid", h)
+    joint = w.op("Mul", a, u)  # Eq. 4
+    marginal = w.op("Add", joint, w.op("Mul", b, w.op("Sigmoid", w.op("Neg", h))))  # Eq. 1
+    return {"p": marginal, "p_joint": joint, "p_up": w.reshape(u, [-1])}
+
+
+def _task_logits(w: GraphWriter, towers: str, weight_TWL: Weights, bias_TL: NDArray[np.float32]) -> str:
+    """Return the tasks' logits [N, L·T] from the towers side by side, as one block-diagonal product."""
+    tasks, width, logits = weight_TWL.shape
+    blocks = np.zeros((tasks, width, logits, tasks), dtype=np.float32)
+    for t in range(tasks):
+        blocks[t, :, :, t] = weight_TWL[t]
+    weight = w.constant(blocks.reshape(tasks * width, logits * tasks))
+    return w.op("Gemm", towers, weight, w.constant(bias_TL.T.reshape(-1)))
+
+
+def _chained(w: GraphWriter, given_parents: str, structure: TaskStructure) -> str:
+    """Return P(task) [N, T] from the probabilities given that the parent happened."""
+    if not structure.has_chains:
+        return given_parents
+    columns: Sequence[str] = w.split(given_parents, [1] * len(structure.parents))
+    p = list(columns)
+    for task in structure.order:
+        if (parent := structure.parents[task]) != NO_PARENT:
+            p[task] = w.op("Mul", p[parent], p[task])
+    return w.concat(p)
