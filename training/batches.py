@@ -11,38 +11,61 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.dataset import Split
+from training.ranks import Ranks
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Model input and labels of B rows: codes int32 [B, C], values float32 [B, V], labels float32 [B, T]."""
+    """Model input and labels of B rows.
+
+    Attributes:
+        codes_BC: int32 [B, C].
+        values_BV: float32 [B, V].
+        labels_BT: float32 [B, T].
+        weight: of this rank's mean in the mean over ranks that is the mean over the whole batch's rows.
+    """
 
     codes_BC: Tensor
     values_BV: Tensor
     labels_BT: Tensor
+    weight: float = 1.0
 
 
 class ShuffledBatches:
-    """The rows of a split in an order fixed by seed and epoch; the last batch may be short."""
+    """The rows of a split in an order fixed by seed and epoch; the last batch may be short.
 
-    def __init__(self, split: Split, tasks: list[int], batch_size: int, seed: int) -> None:
+    The order and the batches are the same for any number of ranks. A rank reads its share of each batch only.
+    """
+
+    def __init__(self, split: Split, tasks: list[int], batch_size: int, seed: int, ranks: Ranks) -> None:
         """Take the label columns `tasks` of `split`."""
-        self.split, self.tasks, self.batch_size, self.seed = split, tasks, batch_size, seed
+        self.split, self.tasks, self.batch_size, self.seed, self.ranks = split, tasks, batch_size, seed, ranks
         self.count = -(-split.rows // batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from number `start` on."""
+        """Yield this rank's part of the batches of an epoch, from number `start` on."""
         order = np.random.default_rng([self.seed, epoch]).permutation(self.split.rows)
         for number in range(start, self.count):
             rows = np.sort(order[number * self.batch_size : (number + 1) * self.batch_size])
-            yield gather(self.split, rows, self.tasks)
+            own = rows[self.ranks.share(len(rows))]
+            weight = len(own) * self.ranks.count / len(rows)  # exactly 1 for one rank
+            # a rank without a row in a very short batch still takes part, with weight 0
+            yield gather(self.split, own if len(own) else rows[:1], self.tasks, self.ranks.device, weight)
 
 
-def gather(split: Split, rows: NDArray[np.int64] | slice, tasks: list[int]) -> Batch:
-    """Return the given rows as a batch."""
+def gather(
+    split: Split,
+    rows: NDArray[np.int64] | slice,
+    tasks: list[int],
+    device: torch.device | None = None,
+    weight: float = 1.0,
+) -> Batch:
+    """Return the given rows as a batch on a device (default: the CPU)."""
     labels = np.asarray(split.labels[rows])[:, tasks]
-    return Batch(
+    tensors = (
         torch.from_numpy(np.array(split.codes[rows])),
         torch.from_numpy(np.array(split.values[rows])),
         torch.from_numpy(labels.astype(np.float32)),
     )
+    codes, values, labels_BT = tensors if device is None else (tensor.to(device) for tensor in tensors)
+    return Batch(codes, values, labels_BT, weight)

@@ -18,8 +18,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     train = commands.add_parser(
         "train",
         help="train a model on prepared data",
-        description="Train a model on prepared data; run again after a kill, it goes on where it stood.",
-        epilog="example:\n  dlen train --data data/kuairand --model dlen-mmoe --out runs/k1 --set epochs=2",
+        description="Train a model on prepared data; run again after a kill, it goes on where it stood. Under torchrun "
+        "each process takes its share of every batch.",
+        epilog="examples:\n  dlen train --data data/kuairand --model dlen-mmoe --out runs/k1 --set epochs=2\n"
+        "  torchrun --nproc-per-node 2 -m cli train --data data/kuairand --model dlen-mmoe --out runs/k1",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     train.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder made by `dlen prepare`")
@@ -33,6 +35,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key; may be repeated"
     )
     train.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    train.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if any")
     train.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run's folder")
     train.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
     train.set_defaults(run=_train)
@@ -81,6 +84,7 @@ def _register_benchmark(benchmarks: argparse._SubParsersAction[argparse.Argument
 
 
 def _train(args: argparse.Namespace) -> int:
+    import functools
     import json
 
     import torch
@@ -91,6 +95,7 @@ def _train(args: argparse.Namespace) -> int:
     from training.config import parse_overrides, read_config
     from training.dataset import read_prepared
     from training.describe import describe_run
+    from training.ranks import joined
     from training.run import create_run
     from training.train import Trainer
 
@@ -103,23 +108,30 @@ def _train(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     config = read_config(args.config, args.model, overrides)
     data = read_prepared(args.data)
-    run = create_run(args.out, describe_run(config, data), data.schema)
-    console = Console(soft_wrap=True, highlight=False)
-    if run.is_finished:
-        console.print(f"{args.out}: already trained, {run.result()['steps']} steps")
-    else:
-        console.print(
-            f"training {config.model.name} ({config.training.loss} loss, seed {config.training.seed}) on "
-            f"{data.info.splits['train'].rows:,} rows, tasks {', '.join(run.description.task_names)}"
-        )
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task("steps", total=None)
-            trainer = Trainer(run, data, console.print, lambda n, of: bar.update(task, completed=n, total=of))
-            trainer.fit()
-    result = run.result()
-    console.print(f"best validation loss {result['best']['loss']:.5f} at step {result['best']['step']} → {args.out}")
-    if args.json:
-        write_file(args.json, json.dumps(result, indent=1).encode())
+    with joined(args.device) as ranks:
+        console = Console(soft_wrap=True, highlight=False, quiet=not ranks.is_first)
+        if not ranks.is_first:
+            ranks.wait()
+        run = create_run(args.out, describe_run(config, data), data.schema)
+        was_finished = run.is_finished
+        if ranks.is_first:
+            ranks.wait()
+        if was_finished:
+            console.print(f"{args.out}: already trained, {run.result()['steps']} steps")
+        else:
+            console.print(
+                f"training {config.model.name} ({config.training.loss} loss, seed {config.training.seed}) on "
+                f"{data.info.splits['train'].rows:,} rows, tasks {', '.join(run.description.task_names)}"
+                + (f", {ranks.count} processes" if ranks.count > 1 else "")
+            )
+            with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+                task = bar.add_task("steps", total=None)
+                Trainer(run, data, console.print, functools.partial(_advance, bar, task), ranks).fit()
+        result = run.result()
+        best = result["best"]
+        console.print(f"best validation loss {best['loss']:.5f} at step {best['step']} → {args.out}")
+        if args.json and ranks.is_first:
+            write_file(args.json, json.dumps(result, indent=1).encode())
     return 0
 
 

@@ -177,9 +177,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise RunInvalid(str(path), found=str(exc), expected="a whole safetensors file") from exc
 
 
-def seed_everything(seed: int) -> None:
-    """Seed torch's generator, the only one the network uses."""
-    torch.manual_seed(seed)
+def seed_everything(seed: int, rank: int = 0) -> None:
+    """Seed torch's generators, the only ones the network uses; each further rank of a run gets its own numbers."""
+    torch.manual_seed(seed if rank == 0 else int(np.random.SeedSequence([seed, rank]).generate_state(1)[0]))
 
 
 def _check_same(found: RunDescription, run: Run) -> None:

@@ -1,4 +1,8 @@
-"""The training loop: batches, loss, Adam, validation, early stopping; resumes exactly where it was killed."""
+"""The training loop: batches, loss, Adam, validation, early stopping; resumes exactly where it was killed.
+
+Under torchrun every rank runs this loop on its share of each batch. All decisions rest on sums over ranks, so all
+ranks decide alike; the first one writes.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +25,12 @@ from training.batches import Batch, ShuffledBatches, gather
 from training.config import TrainingConfig
 from training.dataset import Prepared, Split
 from training.errors import TrainingDiverged
-from training.losses import cross_entropy, total
+from training.losses import total
 from training.metrics import auc
 from training.models.network import Network
-from training.predict import ROWS_AT_ONCE
+from training.optimise import learning_rate, new_optimizers, optimizer_tensors, restore_optimizers
+from training.parallel import data_parallel, sum_table_gradients
+from training.ranks import Ranks
 from training.run import (
     HISTORY_FILE,
     MODEL_FILE,
@@ -36,9 +42,11 @@ from training.run import (
     seed_everything,
     write_tensors,
 )
+from training.validate import measure
 
 STATE_INTERVAL_S = 30.0
 SAMPLE_ROWS = 20_000
+ALONE = Ranks()
 Report = Callable[[str], None]
 
 
@@ -70,7 +78,9 @@ class Trainer:
         kept: is validated and written: the network itself, or the moving average of its weights.
     """
 
-    def __init__(self, run: Run, data: Prepared, say: Report, advance: Callable[[int, int], None]) -> None:
+    def __init__(
+        self, run: Run, data: Prepared, say: Report, advance: Callable[[int, int], None], ranks: Ranks = ALONE
+    ) -> None:
         """Set up at initialisation, or where the run's saved state stands.
 
         Args:
@@ -78,58 +88,68 @@ class Trainer:
             data: prepared data of the run's fingerprint.
             say: takes one line of news per validation.
             advance: takes (steps done, steps at most) after each step.
+            ranks: this process among those of the run.
         """
-        self.run, self.say, self.advance = run, say, advance
+        self.run, self.say, self.advance, self.ranks = run, say, advance, ranks
         self.config: TrainingConfig = run.description.config.training
         names = [task.name for task in data.tasks]
         self.tasks = [names.index(name) for name in run.description.task_names]
         self.validation: Split = data.split("validation")
-        self.batches = ShuffledBatches(data.split("train"), self.tasks, self.config.batch_size, self.config.seed)
+        train = data.split("train")
+        self.batches = ShuffledBatches(train, self.tasks, self.config.batch_size, self.config.seed, ranks)
         self.steps_at_most = self.config.epochs * self.batches.count
         seed_everything(self.config.seed)
-        self.network: Network = run.new_network()
+        self.network: Network = run.new_network().to(ranks.device)
         self.network.inputs.sparse_gradients = self.config.sparse_tables
-        self.optimizers = _optimizers(self.network, self.config)
+        self.optimizers = new_optimizers(self.network, self.config)
         self.kept: Network = copy.deepcopy(self.network) if self.config.average else self.network
         self.progress = Progress()
         weights = [self.config.task_weights.get(name, 1.0) for name in run.description.task_names]
-        self.task_weights_T = torch.tensor(weights) if self.config.task_weights else None
+        self.task_weights_T = torch.tensor(weights, device=ranks.device) if self.config.task_weights else None
+        if ranks.rank:  # weights start alike, dropout differs
+            seed_everything(self.config.seed, ranks.rank)
         if (run.folder / STATE_FILE).exists():
             self._restore()
+        self._forward = self.network if ranks.count == 1 else data_parallel(self.network)
+        self._board: SummaryWriter | None = None
+        self._saved_at = time.monotonic()
+        self._save_is_due = False
 
     def fit(self) -> dict[str, Any]:
         """Train to the end and return the run's result; may be called on a run killed at any point."""
-        board = SummaryWriter(str(self.run.folder / "tensorboard"), purge_step=self.progress.step)
-        saved_at = time.monotonic()
+        if self.ranks.is_first:
+            self._board = SummaryWriter(str(self.run.folder / "tensorboard"), purge_step=self.progress.step)
         try:
             while self.progress.epoch < self.config.epochs and not self._out_of_patience():
                 for batch in self.batches.epoch(self.progress.epoch, self.progress.batch):
-                    loss = self.step(batch)
-                    board.add_scalar("train/loss", loss, self.progress.step)
+                    self._show("train/loss", self.step(batch))
                     if self._validation_is_due():
-                        self._validate(board)
+                        self._validate()
                         self._save()
-                        saved_at = time.monotonic()
                         if self._out_of_patience():
                             break
-                    elif time.monotonic() - saved_at > STATE_INTERVAL_S:
+                    elif self._save_is_due:
                         self._save()
-                        saved_at = time.monotonic()
                 else:
                     self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
         finally:
-            board.close()
-        return self._finish()
+            if self._board is not None:
+                self._board.close()
+        if self.ranks.is_first:
+            self._finish()
+        self.ranks.wait()
+        return self.run.result()
 
     def step(self, batch: Batch) -> float:
-        """Take one optimiser step; return the batch's loss."""
+        """Take one optimiser step; return the loss of the whole batch, all ranks' rows."""
         config = self.config
+        rate = learning_rate(config, self.progress.step, self.steps_at_most)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = _learning_rate(config, self.progress.step, self.steps_at_most)
+                group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
         self.network.train()
-        logits = self.network(batch.codes_BC, batch.values_BV)
+        logits = self._forward(batch.codes_BC, batch.values_BV)
         loss = total(
             config.loss,
             logits,
@@ -137,12 +157,13 @@ class Trainer:
             task_weights_T=self.task_weights_T,
             joint_share=config.joint_share,
         )
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingDiverged(
-                f"{self.run.folder}: loss at step {self.progress.step}", found=value, expected="a finite number"
-            )
+        if self.ranks.count > 1:
+            loss = loss * batch.weight
         loss.backward()  # type: ignore[no-untyped-call]
+        value = self._agreed(loss.detach())
+        self._check_finite("loss", value, rate)
+        if self.ranks.count > 1 and config.sparse_tables:
+            sum_table_gradients(self.network, self.ranks)
         for optimizer in self.optimizers:
             optimizer.step()
         self.progress.step += 1
@@ -150,6 +171,22 @@ class Trainer:
         self._average()
         self.advance(self.progress.step, self.steps_at_most)
         return value
+
+    def _agreed(self, loss: Tensor) -> float:
+        """Return the mean of the ranks' weighted losses, and note whether the first rank's clock asks for a save."""
+        due = time.monotonic() - self._saved_at > STATE_INTERVAL_S
+        if self.ranks.count == 1:
+            self._save_is_due = due
+            return float(loss)
+        both = torch.stack([loss.double(), loss.new_tensor(due and self.ranks.is_first, dtype=torch.float64)])
+        value, asked = self.ranks.sum(both).tolist()
+        self._save_is_due = asked > 0
+        return float(value) / self.ranks.count
+
+    def _check_finite(self, thing: str, value: float, rate: float) -> None:
+        if not math.isfinite(value):
+            place = f"{self.run.folder}: {thing} at step {self.progress.step}, learning rate {rate:.3g}"
+            raise TrainingDiverged(place, found=value, expected="a finite number")
 
     def _average(self) -> None:
         """Move the averaged weights towards the current ones; early on faster, so that none of the start stays."""
@@ -168,34 +205,43 @@ class Trainer:
         }
         return self.progress.batch in points
 
-    def _validate(self, board: SummaryWriter) -> None:
+    def _validate(self) -> None:
         """Measure the validation loss (the same for every model and training loss) and keep the best weights."""
-        loss_T, p = measure(self.kept, self.validation, self.tasks)
+        loss_T, p = measure(self.kept, self.validation, self.tasks, self.ranks)
         loss = float(loss_T.sum())
-        labels = np.asarray(self.validation.labels)[:, self.tasks]
-        aucs = {name: auc(labels[:, t], p[:, t]) for t, name in enumerate(self.run.description.task_names)}
+        rate = learning_rate(self.config, self.progress.step - 1, self.steps_at_most)
+        self._check_finite("validation loss", loss, rate)
+        aucs: dict[str, float | None] = {}
+        if p is not None:
+            labels = np.asarray(self.validation.labels)[:, self.tasks]
+            aucs = {name: auc(labels[:, t], p[:, t].numpy()) for t, name in enumerate(self.run.description.task_names)}
         record: dict[str, Any] = {
             "step": self.progress.step,
             "epoch": self.progress.epoch + self.progress.batch / self.batches.count,
         }
         record |= {"loss": loss, "auc": aucs}
         self.progress.validations.append(record)
-        board.add_scalar("validation/loss", loss, self.progress.step)
+        self._show("validation/loss", loss)
         for name, value in aucs.items():
             if value is not None:
-                board.add_scalar(f"validation/auc_{name}", value, self.progress.step)
+                self._show(f"validation/auc_{name}", value)
         shown = " ".join(f"{name} {value:.4f}" for name, value in aucs.items() if value is not None)
         better = loss < self.progress.best_loss
         self.say(f"epoch {record['epoch']:.2f}  validation loss {loss:.5f}  AUC {shown}{'  *' if better else ''}")
         if better:
             self.progress.best_loss, self.progress.best_validation = loss, len(self.progress.validations) - 1
-            write_tensors(self.run.folder / MODEL_FILE, self.kept.state_dict(), {})
+            if self.ranks.is_first:
+                write_tensors(self.run.folder / MODEL_FILE, _on_cpu(self.kept.state_dict()), {})
+
+    def _show(self, name: str, value: float) -> None:
+        if self._board is not None:
+            self._board.add_scalar(name, value, self.progress.step)
 
     def _out_of_patience(self) -> bool:
         since = len(self.progress.validations) - 1 - self.progress.best_validation
         return bool(self.progress.validations) and since >= self.config.patience
 
-    def _finish(self) -> dict[str, Any]:
+    def _finish(self) -> None:
         sample = gather(self.validation, _sample_rows(self.validation.rows), self.tasks)
         tensors = {"codes": sample.codes_BC, "values": sample.values_BV, "labels": sample.labels_BT.to(torch.uint8)}
         write_tensors(self.run.folder / SAMPLE_FILE, tensors, {})
@@ -205,18 +251,25 @@ class Trainer:
         write_file(self.run.folder / HISTORY_FILE, lines.encode())
         write_file(self.run.folder / RESULT_FILE, json.dumps(result, indent=1).encode())
         (self.run.folder / STATE_FILE).unlink(missing_ok=True)
-        return result
 
     def _save(self) -> None:
-        """Write everything that decides the rest of the training."""
-        tensors: dict[str, Tensor] = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        """Write everything that decides the rest of the training, unless a weight is no longer finite."""
+        self._saved_at = time.monotonic()
+        random = self.ranks.random_states()
+        weights = self.network.state_dict()
+        broken = [name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
+        if broken:
+            rate = learning_rate(self.config, self.progress.step - 1, self.steps_at_most)
+            self._check_finite(f"weights {broken[0]}", math.nan, rate)
+        if random is None:
+            return
+        tensors: dict[str, Tensor] = {f"network.{k}": v for k, v in weights.items()}
         if self.config.average:
             tensors |= {f"averaged.{k}": v for k, v in self.kept.state_dict().items()}
-        for number, optimizer in enumerate(self.optimizers):
-            for index, state in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{number}.{index}.{key}": torch.as_tensor(v) for key, v in state.items()}
-        tensors["random"] = torch.get_rng_state()
-        write_tensors(self.run.folder / STATE_FILE, tensors, {"progress": json.dumps(asdict(self.progress))})
+        tensors |= {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizers).items()}
+        tensors["random"] = random
+        path, metadata = self.run.folder / STATE_FILE, {"progress": json.dumps(asdict(self.progress))}
+        write_tensors(path, _on_cpu(tensors), metadata)
 
     def _restore(self) -> None:
         tensors, metadata = read_tensors(self.run.folder / STATE_FILE)
@@ -224,23 +277,9 @@ class Trainer:
         self.network.load_state_dict(_below(tensors, "network."))
         if self.config.average:
             self.kept.load_state_dict(_below(tensors, "averaged."))
-        for number, optimizer in enumerate(self.optimizers):
-            _restore_optimizer(optimizer, _below(tensors, f"optimizer.{number}."))
-        torch.set_rng_state(tensors["random"])
+        restore_optimizers(self.optimizers, _below(tensors, "optimizer."))
+        self.ranks.restore_random_state(tensors["random"])
         self.say(f"resumed at step {self.progress.step} of at most {self.steps_at_most}")
-
-
-def measure(network: Network, split: Split, tasks: list[int]) -> tuple[Tensor, NDArray[np.float32]]:
-    """Return each task's mean cross-entropy of P(t) over a split [T], and P(t) of its rows [rows, T]."""
-    network.eval()
-    sums, pieces = torch.zeros(len(tasks), dtype=torch.float64), []
-    with torch.inference_mode():
-        for start in range(0, split.rows, ROWS_AT_ONCE):
-            batch = gather(split, slice(start, start + ROWS_AT_ONCE), tasks)
-            logits = network(batch.codes_BC, batch.values_BV)
-            sums += cross_entropy(logits, batch.labels_BT).double() * len(batch.labels_BT)
-            pieces.append(logits.probabilities().p_BT.numpy())
-    return sums / split.rows, np.concatenate(pieces)
 
 
 def _sample_rows(rows: int) -> NDArray[np.int64]:
@@ -248,33 +287,9 @@ def _sample_rows(rows: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, rows - 1, min(rows, SAMPLE_ROWS)).astype(np.int64))
 
 
-def _optimizers(network: Network, config: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """Return Adam for everything, or, with sparse tables, one for the tables' touched rows and one for the rest."""
-    tables = list(network.inputs.tables.parameters())
-    dense = [p for name, p in network.named_parameters() if not name.startswith("inputs.tables")]
-    rest = {"params": dense, "weight_decay": config.weight_decay}
-    if config.sparse_tables and tables:
-        sparse = torch.optim.SparseAdam(tables, lr=config.learning_rate)
-        return [sparse, torch.optim.AdamW([rest], lr=config.learning_rate, fused=True)]
-    groups = [{"params": tables, "weight_decay": config.embedding_decay}, rest]
-    return [torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)]
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    counts_in_ints = isinstance(optimizer, torch.optim.SparseAdam)  # as a tensor its steps would be rounded to float32
-    states: dict[int, dict[str, Tensor | int]] = {}
-    for key, value in tensors.items():
-        index, _, name = key.partition(".")
-        states.setdefault(int(index), {})[name] = int(value) if counts_in_ints and name == "step" else value
-    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _learning_rate(config: TrainingConfig, step: int, steps_at_most: int) -> float:
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, steps_at_most - config.warmup_steps)
-    return config.learning_rate * max(0.01, 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
-
-
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.cpu() for name, tensor in tensors.items()}

@@ -1,0 +1,149 @@
+"""Several processes training one run: real ones under torchrun, against one process with the same batches."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cli import main
+from training.batches import ShuffledBatches
+from training.config import read_config
+from training.dataset import Split, read_prepared
+from training.describe import describe_run
+from training.errors import ConfigInvalid
+from training.ranks import Ranks, joined
+from training.run import create_run, read_run
+from training.train import Trainer
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+SETTINGS = "expert_hidden=[16,8] latent_hidden=[16,8] experts=3 epochs=2 batch_size=257 evaluations_per_epoch=4"
+
+
+def arguments(prepared: Path, out: Path, more: str = "") -> list[str]:
+    settings = [argument for setting in f"{SETTINGS} {more}".split() for argument in ("--set", setting)]
+    return ["train", "--data", str(prepared), "--out", str(out), "--threads", "1", "--device", "cpu", *settings]
+
+
+def torchrun(*command: object) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*TORCHRUN, *map(str, command)], capture_output=True, text=True, timeout=240, env=environment, check=False
+    )
+
+
+def history(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def assert_same(found: Path, expected: Path) -> None:
+    assert history(found) == pytest.approx(history(expected), abs=1e-6)
+    weights = [read_run(folder).trained_network().state_dict() for folder in (found, expected)]
+    for name, tensor in weights[1].items():
+        torch.testing.assert_close(weights[0][name], tensor, rtol=0, atol=2e-6)
+
+
+def test_two_processes_train_what_one_trains(prepared, tmp_path):
+    assert read_prepared(prepared).split("train").rows % 257 % 2 == 1  # the last batch splits unevenly
+    more = "loss=mixed sparse_tables=true"
+    done = torchrun("-m", "cli", *arguments(prepared, tmp_path / "two", more))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("best validation loss") == 1  # one process speaks
+    assert main(arguments(prepared, tmp_path / "one", more)) == 0
+    assert_same(tmp_path / "two", tmp_path / "one")
+    names = {path.name for path in (tmp_path / "one").iterdir()}
+    assert {path.name for path in (tmp_path / "two").iterdir()} == names
+
+
+def test_a_killed_rank_ends_the_run_and_the_same_command_resumes_to_the_same_end(prepared, tmp_path):
+    command = arguments(prepared, tmp_path / "killed")
+    died = torchrun(Path(__file__).with_name("dying_rank.py"), 41, *command)
+    assert died.returncode != 0
+    assert "SIGKILL" in died.stderr
+    assert not read_run(tmp_path / "killed").is_finished
+    resumed = torchrun("-m", "cli", *command)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed at step" in resumed.stdout
+    assert main(arguments(prepared, tmp_path / "one")) == 0
+    assert_same(tmp_path / "killed", tmp_path / "one")
+
+
+class Recorded:
+    """An array that notes which rows were read."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.read = array, []
+
+    def __getitem__(self, rows):
+        self.read.extend(np.atleast_1d(rows).tolist())
+        return self.array[rows]
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.integers(1, 60), batch_size=st.integers(1, 25), count=st.integers(1, 5))
+def test_ranks_read_disjoint_shares_that_together_are_the_batches_of_one(rows, batch_size, count):
+    """A rank whose share of a batch is empty reads one row of it, which weighs nothing."""
+
+    def batches(ranks):
+        codes = Recorded(np.arange(rows, dtype=np.int32)[:, None])
+        split = Split(codes, np.zeros((rows, 0), np.float32), np.ones((rows, 1), np.uint8), None)
+        made = list(ShuffledBatches(split, [0], batch_size, 3, ranks).epoch(1))
+        return made, codes.read
+
+    whole, _ = batches(Ranks())
+    parts = [batches(Ranks(rank, count)) for rank in range(count)]
+    for number, batch in enumerate(whole):
+        shares = [made[number] for made, _ in parts if made[number].weight]
+        assert torch.equal(torch.cat([share.codes_BC for share in shares]), batch.codes_BC)
+        assert sum(share.weight for share in shares) == pytest.approx(count)
+        mean = sum(share.weight * share.codes_BC.double().mean() for share in shares) / count
+        assert mean.item() == pytest.approx(batch.codes_BC.double().mean().item())
+    for made, read in parts:
+        assert len(read) == sum(len(batch.codes_BC) for batch in made)
+
+
+def test_ranks_start_from_the_same_weights_and_draw_dropout_of_their_own(prepared, tmp_path):
+    data = read_prepared(prepared)
+    run = create_run(tmp_path / "run", describe_run(read_config(None, None, {}), data), data.schema)
+    weights, drawn = [], []
+    for rank in (0, 1, 1):
+        weights.append(Trainer(run, data, print, lambda n, of: None, Ranks(rank)).network.state_dict())
+        drawn.append(torch.rand(4))
+    assert all(torch.equal(weights[0][name], tensor) for name, tensor in weights[1].items())
+    assert not torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[1], drawn[2])
+
+
+def test_each_rank_takes_up_its_own_random_state_and_a_new_rank_keeps_its_seed():
+    states, drawn = [], []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        states.append(torch.get_rng_state())
+        drawn.append(torch.rand(3))
+    for rank, expected in enumerate(drawn):
+        Ranks(rank, 3).restore_random_state(torch.stack(states))
+        assert torch.equal(torch.rand(3), expected)
+    torch.manual_seed(5)
+    Ranks(2, 3).restore_random_state(torch.stack(states))
+    assert torch.initial_seed() == 5
+
+
+def test_a_device_that_is_not_there_is_refused():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with (
+        pytest.raises(ConfigInvalid, match="device: got cuda, and torch sees no GPU, want cpu or auto"),
+        joined("cuda"),
+    ):
+        pass
