@@ -33,13 +33,14 @@ def _register_prepare(commands: argparse._SubParsersAction[argparse.ArgumentPars
         description="Read logs, split them, fit encodings on the training rows, write encoded columns.",
         epilog="examples:\n"
         "  dlen prepare --source kuairand --input KuaiRand-Pure/data --out data/kuairand\n"
+        "  dlen prepare --source aliccp --input aliccp-raw --out data/aliccp\n"
         "  dlen prepare --source table --input rows.parquet --schema schema.yaml --out data/mine\n"
         "  dlen prepare --source simulator --input data/feed --out data/simulated\n"
         "docs/datasets.md describes the schema file.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument(
-        "--source", required=True, choices=("kuairand", "table", "simulator"), help="layout of the logs"
+        "--source", required=True, choices=("kuairand", "aliccp", "table", "simulator"), help="layout of the logs"
     )
     command.add_argument("--input", type=Path, required=True, metavar="PATH", help="file, folder or glob of the logs")
     command.add_argument("--schema", type=Path, metavar="FILE", help="dataset schema (needed for table)")
@@ -130,7 +131,7 @@ def _print_summary(console: Console, info: PreparedInfo) -> None:
         kind = task.kind + (", held out" if task.held_out else "")
         tasks.add_row(task.name, task.label, kind, f"{task.base_rate:.4%}")
     console.print(tasks)
-    console.print(f"left out by the split: {info.left_out:,}; repeated rows dropped: {info.dropped:,}")
+    console.print(f"left out by the split: {info.left_out:,}; rows dropped by the source: {info.dropped:,}")
 
 
 def _request(args: argparse.Namespace) -> int:

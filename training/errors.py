@@ -5,6 +5,7 @@ TrainingError
 ├── SourceInvalid            the input is not what the schema says
 │   ├── SourceMissing        no such file or folder
 │   ├── SourceUnreadable     a file that does not read: truncated Parquet, broken CSV
+│   ├── LineInvalid          a line of a text file that breaks its layout
 │   ├── SourceEmpty          no rows
 │   ├── ColumnMissing        a column that the schema names is not there
 │   ├── ColumnTypeWrong      a column of a type that cannot serve as what the schema says
@@ -46,6 +47,10 @@ class SourceMissing(SourceInvalid):
 
 class SourceUnreadable(SourceInvalid):
     """A file that does not read: truncated Parquet, broken CSV."""
+
+
+class LineInvalid(SourceInvalid):
+    """A line of a text file that breaks its layout."""
 
 
 class SourceEmpty(SourceInvalid):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,9 +97,7 @@ def _write(source: Source, fingerprint: str, folder: Path, progress: Progress) -
             writers.write(frame, assign(frame, name), f"{name} from row {first}")
             done += len(frame)
             progress("encode", done, survey.total)
-    for file in sorted(staging.iterdir()):
-        file.unlink()
-    staging.rmdir()
+    shutil.rmtree(staging)
     info = PreparedInfo(
         source=source.name,
         input=str(source.input),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from training.errors import DatasetSchemaInvalid
+from training.sources.aliccp import open_aliccp
 from training.sources.kuairand import open_kuairand
 from training.sources.simulator import open_simulator
 from training.sources.source import Source
@@ -19,6 +20,8 @@ def open_source(name: str, path: Path, schema_path: Path | None, split_path: Pat
     """
     if name == "kuairand":
         return open_kuairand(path, schema_path, split_path)
+    if name == "aliccp":
+        return open_aliccp(path, schema_path, split_path)
     if name == "simulator":
         return open_simulator(path, schema_path, split_path)
     if schema_path is None:
