@@ -106,6 +106,9 @@ def _add_traffic(parser: argparse.ArgumentParser) -> None:
         help="a JSON body, or one a line, as `dlen request` writes",
     )
     parser.add_argument(
+        "--key-file", type=Path, metavar="FILE", help="file with the key to show (its first line that is no comment)"
+    )
+    parser.add_argument(
         "--header", action="append", default=[], metavar="'NAME: VALUE'", help="a further header; repeatable"
     )
 
@@ -142,9 +145,10 @@ def _load_of(args: argparse.Namespace, rate_per_s: float) -> Load:
 
 
 def _traffic_of(args: argparse.Namespace, url: str) -> tuple[Target, list[bytes]]:
-    from loadtest.traffic import build_requests, content_type, parse_target, read_bodies
+    from loadtest.traffic import build_requests, content_type, parse_target, read_bodies, read_key
 
-    target = parse_target(url, args.header)
+    shown = [] if args.key_file is None else [f"Authorization: Bearer {read_key(args.key_file)}"]
+    target = parse_target(url, [*args.header, *shown])
     return target, build_requests(target, read_bodies(args.request), content_type(args.request))
 
 

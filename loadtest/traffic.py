@@ -32,7 +32,7 @@ class Target:
     port: int
     path: str
     tls: bool = False
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def url(self) -> str:
@@ -69,9 +69,27 @@ def _parse_headers(headers: Sequence[str]) -> dict[str, str]:
     for header in headers:
         name, colon, value = header.partition(":")
         if not colon or not name.strip().isascii() or not name.strip() or "\n" in header or "\r" in header:
-            raise TargetInvalid("header", found=repr(header), expected="'Name: value'")
+            raise TargetInvalid("header", found=repr(header[:40]), expected="'Name: value'")
         parsed[name.strip()] = value.strip()
     return parsed
+
+
+def read_key(path: Path) -> str:
+    """Return the first key in a file; lines with # are comments.
+
+    Raises:
+        TargetInvalid: it does not read or holds none; never tells what it holds.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="ascii").splitlines()]
+    except OSError as exc:
+        raise TargetInvalid(str(path), found=exc.strerror, expected="a readable file with a key") from exc
+    except UnicodeDecodeError:
+        raise TargetInvalid(str(path), found="bytes that are no ASCII text", expected="a file with a key") from None
+    keys = [line for line in lines if line and not line.startswith("#")]
+    if not keys:
+        raise TargetInvalid(str(path), found="no key", expected="one, on a line of its own")
+    return keys[0]
 
 
 def read_bodies(path: Path) -> list[bytes]:

@@ -13,7 +13,7 @@ from service.admin import admin_routes
 from service.errors import PROBLEM_MEDIA_TYPE, DeadlineExceeded, ServiceError, problem, slug
 from service.observe import Observed, request_id_of
 from service.openapi import describe
-from service.routes import RANK_PATH, health_routes, rank_routes
+from service.routes import RANK_PATH, content_routes, health_routes, rank_routes
 from service.shed import Door
 from service.v2_routes import v2_routes
 from service.worker import Worker
@@ -32,6 +32,7 @@ def build_app(worker: Worker) -> FastAPI:
     app.include_router(rank_routes(worker))
     app.include_router(v2_routes(worker))
     app.include_router(health_routes(worker))
+    app.include_router(content_routes(worker))
     if worker.settings.admin_keys_file is not None and worker.reloader.source.history is not None:
         app.include_router(admin_routes(worker, worker.reloader.source.history))
     app.add_middleware(Observed, metrics=worker.metrics)

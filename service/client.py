@@ -106,8 +106,8 @@ def answer_of(url: str, response: httpx.Response) -> RankAnswer:
 class Client:
     """The blocking client; threads may share it."""
 
-    def __init__(self, url: str, *, wire: Wire = "json", timeout_seconds: float = 10.0) -> None:
-        """Talk to the service at `url`; nothing is sent yet.
+    def __init__(self, url: str, *, wire: Wire = "json", key: str | None = None, timeout_seconds: float = 10.0) -> None:
+        """Talk to the service at `url`, showing `key`; nothing is sent yet.
 
         Raises:
             ServerUnreachable: the URL does not read.
@@ -115,7 +115,7 @@ class Client:
         self._url = url.rstrip("/")
         self._wire = wire
         try:
-            self._http = httpx.Client(base_url=self._url, timeout=timeout_seconds)
+            self._http = httpx.Client(base_url=self._url, timeout=timeout_seconds, headers=_shown(key))
         except httpx.InvalidURL as exc:
             raise ServerUnreachable(url, found=str(exc), expected="a URL") from exc
 
@@ -153,8 +153,8 @@ class Client:
 class AsyncClient:
     """The asynchronous client; tasks of one event loop may share it."""
 
-    def __init__(self, url: str, *, wire: Wire = "json", timeout_seconds: float = 10.0) -> None:
-        """Talk to the service at `url`; nothing is sent yet.
+    def __init__(self, url: str, *, wire: Wire = "json", key: str | None = None, timeout_seconds: float = 10.0) -> None:
+        """Talk to the service at `url`, showing `key`; nothing is sent yet.
 
         Raises:
             ServerUnreachable: the URL does not read.
@@ -162,7 +162,7 @@ class AsyncClient:
         self._url = url.rstrip("/")
         self._wire = wire
         try:
-            self._http = httpx.AsyncClient(base_url=self._url, timeout=timeout_seconds)
+            self._http = httpx.AsyncClient(base_url=self._url, timeout=timeout_seconds, headers=_shown(key))
         except httpx.InvalidURL as exc:
             raise ServerUnreachable(url, found=str(exc), expected="a URL") from exc
 
@@ -197,6 +197,10 @@ class AsyncClient:
     ) -> None:
         """Close the connections."""
         await self.close()
+
+
+def _shown(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
 
 
 def _unreachable(url: str, exc: Exception) -> ServerUnreachable:

@@ -30,6 +30,7 @@ def _register_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser
     serve.add_argument("--models", help="folder of <name>/<version>/ bundles")
     serve.add_argument("--fusion", help="fusion config: a YAML file or a directory of them")
     serve.add_argument("--fusion-state", help="folder for the config's history and pin (default: none kept)")
+    serve.add_argument("--keys-file", help="file with callers' keys, one per line (default: open to anybody)")
     serve.add_argument("--admin-keys-file", help="file with admin keys, one per line (default: no admin routes)")
     serve.add_argument("--model", help="name of the one model to serve (default: all in the folder)")
     serve.add_argument("--version", help="version to hold on to (default: the highest good one)")
@@ -63,6 +64,7 @@ def _register_rank(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     )
     rank.add_argument("--url", default="http://127.0.0.1:8080", help="where the service listens")
     rank.add_argument("--request", type=Path, required=True, metavar="FILE", help="a request body (JSON)")
+    rank.add_argument("--key-file", type=Path, metavar="FILE", help="file with the key to show (its first one)")
     rank.add_argument("--explain", action="store_true", help="show how each score came to be")
     rank.add_argument("--top", type=int, default=20, metavar="K", help="rows to print (default 20)")
     rank.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="longest wait (default 10)")
@@ -92,4 +94,4 @@ def run_rank(args: argparse.Namespace) -> int:
     """Send one request and print the answer."""
     from service.show import print_ranking
 
-    return print_ranking(args.url, args.request, args.explain, args.top, args.timeout, args.json)
+    return print_ranking(args.url, args.request, args.explain, args.top, args.timeout, args.json, args.key_file)

@@ -12,6 +12,7 @@ ServiceError
 │   ├── DuplicateCandidate       422  two candidates of one id
 │   ├── ModelChoiceNeeded        422  several models are served and the request names none
 │   ├── VariantRefused           422  a forced variant that does not exist or may not be forced
+│   ├── CallerRefused            401  a route that wants a key was called without a valid one
 │   ├── AdminRefused             403  an admin route without a valid key
 │   ├── VersionUnknown           409  a config version that is not stored or cannot serve
 │   ├── HeaderInvalid            400  a header that does not parse
@@ -129,6 +130,25 @@ class VariantRefused(RequestRefused):
 
     status = 422
     title = "the variant cannot be forced"
+
+
+class CallerRefused(RequestRefused):
+    """A route that wants a key was called without a valid one."""
+
+    status = 401
+    title = "a key is needed"
+
+    def __init__(self, thing: str, *, found: object, expected: object, shown: bool = False) -> None:
+        """Build the message; `shown` is whether there was a key at all."""
+        super().__init__(thing, found=found, expected=expected)
+        self.shown = shown
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Say how to show a key (RFC 6750, 3)."""
+        return {
+            "WWW-Authenticate": 'Bearer realm="dlen", error="invalid_token"' if self.shown else 'Bearer realm="dlen"'
+        }
 
 
 class AdminRefused(RequestRefused):

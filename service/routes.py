@@ -8,9 +8,10 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
-from service.admin_keys import KEY_HEADER
+from service.caller import for_callers
 from service.errors import BodyTooLarge, HeaderInvalid, NotReady
 from service.job import Job, Order
+from service.keys import ADMIN_KEY_HEADER
 from service.observe import request_id_of
 from service.openapi import RANK_OPENAPI, document_of
 from service.wire.encodings import encoding_of_answer, encoding_of_body
@@ -24,7 +25,7 @@ CLIENT_CLOSED_REQUEST = 499
 
 def rank_routes(worker: Worker) -> APIRouter:
     """Return /v1/rank."""
-    router = APIRouter(tags=["rank"])
+    router = APIRouter(tags=["rank"], dependencies=for_callers(worker))
 
     @router.post(RANK_PATH, openapi_extra=RANK_OPENAPI, response_class=Response, summary="Order candidates")
     async def rank(request: Request) -> Response:
@@ -37,7 +38,7 @@ def rank_routes(worker: Worker) -> APIRouter:
             compression=headers.get("content-encoding", "identity"),
             request_id=request_id_of(request),
             wanted=wanted_variants(headers.get(FORCE_HEADER)),
-            privileged=worker.admin_keys.holds(headers.get(KEY_HEADER)),
+            privileged=worker.admin_keys.holds(headers.get(ADMIN_KEY_HEADER)),
         )
         try:
             body = await read_body(request, worker.settings.max_body_bytes)
@@ -86,7 +87,7 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
 
 
 def health_routes(worker: Worker) -> APIRouter:
-    """Return what operators and balancers ask."""
+    """Return what balancers ask; open to anybody."""
     router = APIRouter(tags=["operation"])
 
     @router.get("/healthz", summary="Alive")
@@ -101,6 +102,13 @@ def health_routes(worker: Worker) -> APIRouter:
             found = "stopping" if worker.lifecycle.stop_at is not None else "starting"
             raise NotReady("service", found=found, expected="ready")
         return {"status": "ready"}
+
+    return router
+
+
+def content_routes(worker: Worker) -> APIRouter:
+    """Return what tells what serves."""
+    router = APIRouter(tags=["operation"], dependencies=for_callers(worker))
 
     @router.get("/v1/models", summary="Models that serve")
     async def models() -> Response:

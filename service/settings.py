@@ -30,6 +30,10 @@ class Settings(BaseModel):
         default=None,
         description="Folder for the config's history and pin, shared by all workers; without it, no roll-back.",
     )
+    keys_file: Path | None = Field(
+        default=None,
+        description="File with callers' keys, one per line; without it, anybody may send requests.",
+    )
     admin_keys_file: Path | None = Field(
         default=None,
         description="File with admin keys, one per line; without it, no admin routes and no forcing by key.",

@@ -14,20 +14,29 @@ from bundle.files import write_file
 from fusion.explain import explanation_table
 from service.client import JSON, Client, Message
 from service.errors import RequestFileInvalid
+from service.keys import read_keys
 
 
 def print_ranking(
-    url: str, request_file: Path, explain: bool, top: int, timeout_seconds: float, json_file: Path | None
+    url: str,
+    request_file: Path,
+    explain: bool,
+    top: int,
+    timeout_seconds: float,
+    json_file: Path | None,
+    key_file: Path | None = None,
 ) -> int:
     """Send the request in a file and print the answer.
 
     Raises:
+        SettingsInvalid: the key file holds no key.
         ClientError: why there is no answer.
     """
+    key = None if key_file is None else read_keys(f"--key-file {key_file}", key_file)[0]
     document = read_request(request_file)
     if explain:
         document["explain"] = True
-    with Client(url, timeout_seconds=timeout_seconds) as client:
+    with Client(url, key=key, timeout_seconds=timeout_seconds) as client:
         request = Message(orjson.dumps(document), {"Content-Type": JSON})
         answer: dict[str, Any] = msgspec.to_builtins(client.send(request))
     if json_file is not None:

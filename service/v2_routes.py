@@ -8,9 +8,10 @@ from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
 from bundle.features import CategoricalListFeature, NumericFeature
-from service.admin_keys import KEY_HEADER
+from service.caller import for_callers
 from service.errors import HeaderInvalid, ModelUnknown, NotReady
 from service.job import Job, Order
+from service.keys import ADMIN_KEY_HEADER
 from service.observe import request_id_of
 from service.routes import CLIENT_CLOSED_REQUEST, FORCE_HEADER, read_body, wanted_variants
 from service.snapshot import Snapshot
@@ -21,6 +22,7 @@ from service.worker import Worker
 def v2_routes(worker: Worker) -> APIRouter:
     """Return the /v2 routes."""
     router = APIRouter(prefix="/v2", tags=["open inference protocol v2"])
+    callers = for_callers(worker)
 
     def found(name: str, version: str | None = None) -> Snapshot:
         snapshot = worker.serving.choose(name)
@@ -57,8 +59,13 @@ def v2_routes(worker: Worker) -> APIRouter:
         """Return 200 while the model serves."""
         return {"name": name, "ready": bool(found(name, version))}
 
-    @router.post("/models/{name}/infer", response_class=Response, summary="Order candidates")
-    @router.post("/models/{name}/versions/{version}/infer", response_class=Response, summary="Order candidates")
+    @router.post("/models/{name}/infer", dependencies=callers, response_class=Response, summary="Order candidates")
+    @router.post(
+        "/models/{name}/versions/{version}/infer",
+        dependencies=callers,
+        response_class=Response,
+        summary="Order candidates",
+    )
     async def infer(request: Request, name: str, version: str | None = None) -> Response:
         """Return the candidates ordered by fused score, as tensors."""
         found(name, version)
@@ -71,7 +78,7 @@ def v2_routes(worker: Worker) -> APIRouter:
             compression=headers.get("content-encoding", "identity"),
             request_id=request_id_of(request),
             wanted=wanted_variants(headers.get(FORCE_HEADER)),
-            privileged=worker.admin_keys.holds(headers.get(KEY_HEADER)),
+            privileged=worker.admin_keys.holds(headers.get(ADMIN_KEY_HEADER)),
         )
         if not worker.admission.has_room:
             raise worker.admission.refusal()

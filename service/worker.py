@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
-from service.admin_keys import AdminKeys
 from service.admission import Admission
 from service.errors import ServiceError
+from service.keys import Keys
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.ranker import Ranker
@@ -28,7 +28,8 @@ class Worker:
         self.lifecycle = Lifecycle(settings.drain_seconds)
         self.serving = Serving()
         self.reloader = Reloader(settings, metrics, self.serving)
-        self.admin_keys = AdminKeys(settings.admin_keys_file)
+        self.admin_keys = Keys("admin_keys_file", settings.admin_keys_file)
+        self.caller_keys = Keys("keys_file", settings.keys_file, keep_last_good=True)
         self.admission = Admission(settings, metrics)
         self.ranker = Ranker(metrics, log_exposures=settings.log_exposures)
         self.pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="rank")
@@ -40,6 +41,7 @@ class Worker:
             FusionError, BundleError, StartRefused, ModelFailed: why the service cannot start.
         """
         self.admin_keys.check()
+        self.caller_keys.check()
         self.reloader.load()
         self.lifecycle.warmed = True
         self.reloader.start()

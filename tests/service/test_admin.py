@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from cli import main
-from service.admin_keys import AdminKeys
 from service.errors import SettingsInvalid
+from service.keys import Keys
 
 OLD_KEY, NEW_KEY = "old-key-0123456789", "new-key-0123456789"
 CONFIG = """
@@ -223,13 +223,13 @@ def test_admin_routes_are_off_by_default(running):
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
-    [(None, "No such file"), (b"", "no key"), (b"# none\n", "no key"), (b"secret\n", "line 1"), (b"\xff", "no text")],
+    [(None, "No such file"), (b"", "no key"), (b"# none\n", "no key"), (b"secret\n", "line 1"), (b"\xff", "no ASCII text")],
 )
 def test_a_key_file_without_keys_is_refused_without_telling_what_it_holds(tmp_path, content, complaint):
     if content is not None:
         (tmp_path / "keys").write_bytes(content)
     with pytest.raises(SettingsInvalid, match=complaint) as caught:
-        AdminKeys(tmp_path / "keys").check()
+        Keys("admin_keys_file", tmp_path / "keys").check()
     assert "secret" not in str(caught.value)
-    assert not AdminKeys(tmp_path / "keys").holds("secret")
-    assert not AdminKeys(None).holds("")
+    assert not Keys("admin_keys_file", tmp_path / "keys").holds("secret")
+    assert not Keys("admin_keys_file", None).holds("")

@@ -23,7 +23,7 @@ ALL = subclasses(ServiceError)
 def test_every_error_has_a_status_a_title_and_a_problem_document(error_class):
     error = error_class("the thing", found=7, expected="8")
     document = problem(error, "r-1")
-    assert document["status"] in (400, 403, 404, 409, 413, 415, 422, 500, 503, 504)
+    assert document["status"] in (400, 401, 403, 404, 409, 413, 415, 422, 500, 503, 504)
     assert document["title"] != ServiceError.title
     assert document["type"] == f"urn:dlen:problem:{slug(error_class)}"
     assert document["request_id"] == "r-1"
