@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 REQUIRE_REAL = os.environ.get("DLEN_REQUIRE_REAL") == "1"
@@ -54,6 +56,23 @@ def prepared(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the simulated impressions, prepared."""
     folder = tmp_path_factory.mktemp("prepared") / "data"
     run_dlen("prepare", "--source", "simulator", "--input", simulated, "--out", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def nested(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the simulated rows with every label cleared where there was no click."""
+    folder = tmp_path_factory.mktemp("nested") / "data"
+    shutil.copytree(prepared, folder)
+    info = json.loads((folder / "prepared.json").read_text())
+    for split in ("train", "validation", "test"):
+        labels = np.load(folder / split / "labels.npy")
+        labels[:, 1:5] &= labels[:, :1]
+        np.save(folder / split / "labels.npy", labels)
+        if split == "train":
+            for task, rate in zip(info["tasks"], labels.mean(0).tolist(), strict=True):
+                task["base_rate"] = rate
+    (folder / "prepared.json").write_text(json.dumps(info))
     return folder
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from cli import main
+
 ROOT = Path(__file__).parents[1]
 FUSION = ROOT / "configs" / "fusion.yaml"
 
@@ -27,9 +29,9 @@ def dlen(*arguments: object, expect: int = 0) -> str:
 
 
 @contextmanager
-def served(models: Path):
+def served(models: Path, fusion: Path = FUSION):
     """Yield the URLs of the API and the metrics of a service on free ports; it must stop cleanly."""
-    command = [sys.executable, "-m", "cli", "serve", "--models", models, "--fusion", FUSION]
+    command = [sys.executable, "-m", "cli", "serve", "--models", models, "--fusion", fusion]
     process = subprocess.Popen(
         [*map(str, command), "--port", "0", "--metrics-port", "0"],
         stdout=subprocess.PIPE,
@@ -166,3 +168,30 @@ def test_a_strangers_wide_table_trains_and_evaluates(tmp_path):
     figures = json.loads((tmp_path / "wide.json").read_text())["tasks"]
     assert figures["buy"]["auc"] > 0.75
     assert figures["buy"]["gauc"] is None
+
+
+def here(*arguments: object) -> None:
+    """Run a command in this process."""
+    assert main(list(map(str, arguments))) == 0
+
+
+def test_nested_tasks_are_served_as_chains(nested, tmp_path):
+    """ESMM from rows to an ordered feed, in int8 where the gate lets it: a like never exceeds the click it needs."""
+    run, request = tmp_path / "run", tmp_path / "request.json"
+    within = "within={like: click, follow: click, comment: click, forward: click}"
+    settings = ("expert_hidden=[16,8]", "batch_size=256", "learning_rate=0.005", within)
+    here("train", "--data", nested, "--model", "esmm", "--out", run, *(f"--set={x}" for x in settings))
+    here("export", "--run", run, "--out", tmp_path / "models" / "chain" / "1", "--precision", "auto")
+    here("request", "--data", nested, "--split", "test", "--candidates", 12, "--out", request)
+    weights = {"click": 1.0, "like": 3.0, "follow": 6.0}
+    policy = {"formula": "weighted_sum", "signal": "marginal", "weights": weights}
+    fusion = tmp_path / "fusion.yaml"
+    fusion.write_text(json.dumps({"format": 1, "default": "feed", "policies": {"feed": policy}}))
+    with served(tmp_path / "models", fusion) as (url, _):
+        dlen("rank", "--url", url, "--request", request, "--json", tmp_path / "answer.json")
+    items = json.loads((tmp_path / "answer.json").read_text())["items"]
+    assert len(items) == 12
+    for item in items:
+        p = item["p"]
+        assert all(0 < p[task] < p["click"] < 1 for task in ("like", "follow", "comment", "forward"))
+        assert item["score"] == pytest.approx(sum(weight * p[task] for task, weight in weights.items()), rel=1e-5)

@@ -104,3 +104,16 @@ def test_tasks_with_enough_rows_are_calibrated_on_the_sample_of_the_graph_that_s
     p = network_outputs(read_run(trained).trained_network(), *rows.batch(0, len(rows.codes)))["p"]
     assert [task.calibration for task in manifest.tasks] == fit_calibrations(p, rows.labels)
     assert manifest.tasks[0].calibration is not None
+
+
+def test_chains_behind_habit_towers_are_exported_within_tolerance(nested, tmp_path):
+    within = "within={like: click, follow: click}"
+    small = ["expert_hidden=[8]", "latent_hidden=[8]", "epochs=1", "habit_towers=true", within]
+    settings = [argument for one in small for argument in ("--set", one)]
+    run, out = tmp_path / "run", tmp_path / "m" / "1"
+    assert main(["train", "--data", str(nested), "--model", "dlen-ple", "--out", str(run), *settings]) == 0
+    bundle = export_run(run, out)
+    assert bundle.manifest.parity.max_abs_error <= 1e-5
+    golden = bundle.golden.outputs
+    shares = golden["p_joint"] / golden["p_up"][:, None]  # P(task|UP), which no item changes
+    assert shares.std(axis=0).max() < 1e-5 < golden["p_up"].std()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
-import shutil
 
 import numpy as np
 import pytest
@@ -186,23 +184,6 @@ def test_habit_towers_do_not_see_the_item_and_p_up_does():
     assert torch.equal(out.f_BT[0], out.f_BT[1]) and torch.equal(out.g_BT[0], out.g_BT[1])
     assert out.h_B[0] != out.h_B[1]
     assert not torch.equal(out.f_BT[0], out.f_BT[2])
-
-
-@pytest.fixture(scope="module")
-def nested(prepared, tmp_path_factory):
-    """Return the simulated rows with every label cleared where there was no click."""
-    folder = tmp_path_factory.mktemp("nested") / "data"
-    shutil.copytree(prepared, folder)
-    info = json.loads((folder / "prepared.json").read_text())
-    for split in ("train", "validation", "test"):
-        labels = np.load(folder / split / "labels.npy")
-        labels[:, 1:5] &= labels[:, :1]
-        np.save(folder / split / "labels.npy", labels)
-        if split == "train":
-            for task, rate in zip(info["tasks"], labels.mean(0).tolist(), strict=True):
-                task["base_rate"] = rate
-    (folder / "prepared.json").write_text(json.dumps(info))
-    return folder
 
 
 WITHIN = "within={like: click, follow: click, comment: click, forward: click}"
