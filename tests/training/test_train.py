@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from training.config import read_config
 from training.dataset import read_prepared
 from training.describe import describe_run
 from training.errors import ConfigInvalid, TrainingDiverged
-from training.run import create_run, read_run
+from training.run import create_run, read_run, read_tensors
 from training.train import Trainer
 
 SMALL = {
@@ -112,10 +113,42 @@ def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best_we
     assert result["best"]["loss"] == min(record["loss"] for record in history)
 
 
-def test_a_loss_that_is_not_finite_stops_training_with_its_step(prepared, tmp_path):
-    with pytest.raises(TrainingDiverged, match="loss at step"):
-        trainer(tmp_path / "run", prepared, learning_rate=1e30, warmup_steps=0).fit()
-    assert not read_run(tmp_path / "run").is_finished
+def poisoned_loss(made: Trainer, monkeypatch) -> None:
+    monkeypatch.setattr(train, "total", lambda name, logits, *args, **more: logits.h_B.mean() * math.nan)
+
+
+def poisoned_weights(made: Trainer, monkeypatch) -> None:
+    """A gradient that overflows leaves a finite loss and a broken weight."""
+    with torch.no_grad():
+        made.network.head.weight[0, 0, 0] = math.inf
+
+
+def poisoned_validation(made: Trainer, monkeypatch) -> None:
+    monkeypatch.setattr(train, "measure", lambda *args: (torch.tensor([math.nan]), None))
+
+
+@pytest.mark.parametrize(
+    ("poison", "message"),
+    [
+        (poisoned_loss, r"run: loss at step 6, learning rate 0\.00014: got nan, want a finite number"),
+        (poisoned_weights, r"run: weights head\.weight at step 6, learning rate 0\.00012: got nan"),
+        (poisoned_validation, r"run: validation loss at step 10, learning rate 0\.0002: got nan"),
+    ],
+)
+def test_a_number_that_is_not_finite_ends_the_run_and_is_never_saved(prepared, tmp_path, monkeypatch, poison, message):
+    monkeypatch.setattr(train, "STATE_INTERVAL_S", 0.0)  # save after every step
+    folder = tmp_path / "run"
+    short = {"batch_size": 1024, "epochs": 1}
+    made = trainer(folder, prepared, lambda done, of: poison(made, monkeypatch) if done == 6 else None, **short)
+    with monkeypatch.context() as monkeypatch, pytest.raises(TrainingDiverged, match=message):
+        made.fit()
+    found, _ = read_tensors(folder / "state.safetensors")
+    assert all(torch.isfinite(tensor).all() for name, tensor in found.items() if name != "random")
+    assert not read_run(folder).is_finished
+    trainer(folder, prepared, **short).fit()
+    monkeypatch.undo()
+    trainer(tmp_path / "whole", prepared, **short).fit()
+    assert all(torch.equal(weights(folder)[name], tensor) for name, tensor in weights(tmp_path / "whole").items())
 
 
 def test_a_finished_run_is_not_trained_again(prepared, trained, tiny, capsys):
