@@ -20,7 +20,7 @@ _RATE_LIMIT = 1e-6
 
 
 def initialise(network: Network, base_rates_T: NDArray[np.float64], tasks: tuple[str, ...]) -> None:
-    """Set α = k · base rate (Eq. 7) and, if the config asks for it, the output biases.
+    """Set α = k · base rate (Eq. 7), the latent bias and, if the config asks for it, the tasks' biases.
 
     With π₀ = `prior_up`: h₀ = logit π₀, g₀ = 0 and a₀ = (base − (1 − π₀)·k·base/2) / π₀, so that Eq. 1
     gives the base rate. A task within another starts at its rate given that one; for a mirrored task a and b
@@ -39,6 +39,7 @@ def initialise(network: Network, base_rates_T: NDArray[np.float64], tasks: tuple
         return
     alpha = config.alpha_k * rates
     _set(head.alpha, alpha)
+    _set(head.latent_bias, _logit(np.array([config.prior_up])))
     if not config.base_rate_init:
         return
     a, b = _free_sides(rates, alpha, config.prior_up, structure)
@@ -49,7 +50,6 @@ def initialise(network: Network, base_rates_T: NDArray[np.float64], tasks: tuple
         raise _impossible(tasks[worst], rates[worst], alpha[worst], config.prior_up, plain=network.structure is None)
     _set(head.bias_f, np.where(mirrored, 0.0, _logit(free)))
     _set(head.bias_g, np.where(mirrored, _logit(free), 0.0))
-    _set(head.latent_bias, _logit(np.array([config.prior_up])))
 
 
 def _free_sides(rates_T: Rates, alpha_T: Rates, prior_up: float, structure: TaskStructure) -> tuple[Rates, Rates]:
