@@ -24,22 +24,22 @@ class Golden:
     outputs: Arrays
 
 
-def golden_bytes(golden: Golden) -> bytes:
-    """Return the content of a golden.npz."""
+def golden_bytes(golden: Golden, **more: NDArray[np.generic]) -> bytes:
+    """Return the content of a golden.npz; `more` are arrays beside inputs and outputs."""
     named = {f"input.{name}": array for name, array in golden.inputs.items()}
     named |= {f"output.{name}": array for name, array in golden.outputs.items()}
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **named)
+    np.savez_compressed(buffer, allow_pickle=False, **named, **more)
     return buffer.getvalue()
 
 
-def read_golden(folder: Path, manifest: Manifest) -> Golden:
-    """Return the golden request of a bundle, checked against the manifest's tensors.
+def read_golden(folder: Path, manifest: Manifest, file: str = GOLDEN_FILE) -> Golden:
+    """Return a golden request of a bundle, checked against the manifest's tensors.
 
     Raises:
         GoldenInvalid: the file does not read, lacks a tensor, or holds one of another dtype or shape.
     """
-    path = folder / GOLDEN_FILE
+    path = folder / file
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}

@@ -30,12 +30,16 @@ MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"
 FEATURES_FILE = "features.json"
 GOLDEN_FILE = "golden.npz"
+ROWS_MODEL_FILE = "rank_rows.onnx"
+ITEM_ENCODER_FILE = "item_rows.onnx"
+ITEMS_GOLDEN_FILE = "items.golden.npz"
 MANIFEST_BYTES_LIMIT = 16 << 20
 
 REQUEST_CODES = "request_codes"
 REQUEST_VALUES = "request_values"
 ITEM_CODES = "item_codes"
 ITEM_VALUES = "item_values"
+ITEM_ROWS = "item_rows"
 P = "p"
 P_JOINT = "p_joint"
 P_UP = "p_up"
@@ -49,7 +53,7 @@ class Tensor(_Model):
     """One input or output of the graph; "N" in a shape is the number of candidates."""
 
     name: str
-    dtype: Literal["int32", "float32"]
+    dtype: Literal["int32", "float32", "uint8"]
     shape: tuple[int | Literal["N"], ...]
 
 
@@ -124,6 +128,28 @@ class PrecisionGate(_Model):
     scores: dict[str, ScoreChange]
 
 
+class ItemTableEntry(_Model):
+    """The item table that lies beside the graph; see `bundle.items`.
+
+    Attributes:
+        rows: what an item's row holds: its embeddings side by side, or its part of the first layers.
+        count: items in the table.
+        row: the rows as rank_rows.onnx takes them.
+        given: share of items that have a value, by feature.
+        parity: how far the scores of rows lie from those of the trained network, in int8 from model.onnx's.
+        precision_gate: of an int8 bundle, what ranking by rows changes against the trained network.
+        source: the file or folder that the table was made of.
+    """
+
+    rows: Literal["packed", "layer1"]
+    count: int = Field(ge=1)
+    row: Tensor
+    given: dict[str, float]
+    parity: Parity
+    precision_gate: PrecisionGate | None = None
+    source: str = ""
+
+
 class Provenance(_Model):
     """Where the model comes from."""
 
@@ -146,6 +172,7 @@ class Manifest(_Model):
     precision: Literal["fp32", "int8"] = "fp32"
     parity: Parity
     precision_gate: PrecisionGate | None = None
+    items: ItemTableEntry | None = None
     files: dict[str, FileEntry]
     offline_metrics: dict[str, object] = {}
     provenance: Provenance
@@ -165,7 +192,12 @@ class Manifest(_Model):
             raise ValueError("alpha must be given for every task of a model with p_up, and for no other")
         if (self.precision_gate is not None) != (self.precision == "int8"):
             raise ValueError("precision_gate must be given for int8, and for no other precision")
-        for file in (MODEL_FILE, FEATURES_FILE, GOLDEN_FILE):
+        needed = [MODEL_FILE, FEATURES_FILE, GOLDEN_FILE]
+        if self.items is not None:
+            needed += [ROWS_MODEL_FILE, ITEM_ENCODER_FILE, ITEMS_GOLDEN_FILE]
+            if (self.items.precision_gate is not None) != (self.precision == "int8"):
+                raise ValueError("items.precision_gate must be given for int8, and for no other precision")
+        for file in needed:
             if file not in self.files:
                 raise ValueError(f"files must list {file}")
         return self

@@ -9,15 +9,18 @@ from bundle.encode import SchemaEncoder
 from bundle.errors import ManifestInvalid
 from bundle.features import FeatureSchema, read_schema
 from bundle.golden import Golden, read_golden
+from bundle.items import ItemTable, read_items
 from bundle.manifest import (
     FEATURES_FILE,
     ITEM_CODES,
+    ITEM_ENCODER_FILE,
     ITEM_VALUES,
     MODEL_FILE,
     P_JOINT,
     P_UP,
     REQUEST_CODES,
     REQUEST_VALUES,
+    ROWS_MODEL_FILE,
     Manifest,
     P,
     Tensor,
@@ -35,17 +38,29 @@ class Bundle:
         manifest: its manifest.json.
         schema: its fitted features.json.
         golden: the request that its graph must reproduce.
+        items: its item table, if it has one.
     """
 
     folder: Path
     manifest: Manifest
     schema: FeatureSchema
     golden: Golden
+    items: ItemTable | None = None
 
     @property
     def model_path(self) -> Path:
         """Path of the ONNX graph."""
         return self.folder / MODEL_FILE
+
+    @property
+    def rows_model_path(self) -> Path:
+        """Path of the graph that ranks items' rows."""
+        return self.folder / ROWS_MODEL_FILE
+
+    @property
+    def item_encoder_path(self) -> Path:
+        """Path of the graph that makes items' rows."""
+        return self.folder / ITEM_ENCODER_FILE
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -59,7 +74,8 @@ def read_bundle(folder: Path) -> Bundle:
     schema = read_schema(folder / FEATURES_FILE)
     if (wanted := input_tensors(schema)) != manifest.inputs:
         raise ManifestInvalid(f"{folder}: inputs", found=_shown(manifest.inputs), expected=_shown(wanted))
-    return Bundle(folder, manifest, schema, read_golden(folder, manifest))
+    items = read_items(folder, manifest, SchemaEncoder(schema).item)
+    return Bundle(folder, manifest, schema, read_golden(folder, manifest), items)
 
 
 def input_tensors(schema: FeatureSchema) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""`dlen export`, `dlen evaluate`, `dlen benchmark graph`: arguments and printing; the work is done elsewhere."""
+"""`dlen export`, `dlen evaluate`, `dlen benchmark graph|kit`: arguments and printing; the work is done elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from bundle.manifest import PrecisionGate
+    from bundle.manifest import ItemTableEntry, PrecisionGate
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -20,7 +20,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="write a trained run as a bundle that the service loads",
         description="Write a trained run as a bundle: ONNX graph, manifest, features, golden request.",
         epilog="examples:\n  dlen export --run runs/k1 --out models/kuairand/1\n"
-        "  dlen export --run runs/k1 --out models/kuairand/2 --precision auto",
+        "  dlen export --run runs/k1 --out models/kuairand/2 --precision auto\n"
+        "  dlen export --run runs/k1 --out models/kuairand/3 --items items.parquet",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     export.add_argument("--run", type=Path, required=True, dest="run_folder", help="folder made by `dlen train`")
@@ -31,9 +32,24 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         default="fp32",
         help="int8 is written only if it ranks as fp32 does; auto falls back to fp32 (default: fp32)",
     )
+    export.add_argument(
+        "--items",
+        type=Path,
+        metavar="TABLE",
+        help="Parquet, CSV or folder of Parquet with an id and raw item features per row: requests may then name items "
+        "by id only",
+    )
+    export.add_argument("--item-id", default="id", metavar="COLUMN", help="the table's id column (default: id)")
+    export.add_argument(
+        "--item-rows",
+        choices=("layer1", "packed"),
+        default="layer1",
+        help="what is kept of an item: its part of the first layers (fastest) or its embeddings (smallest)",
+    )
     export.add_argument("--json", type=Path, metavar="FILE", help="also write parity and precision figures there")
     export.set_defaults(run=_export)
 
+    _register_items(commands)
     evaluate = commands.add_parser(
         "evaluate",
         help="measure a run or a bundle on prepared data",
@@ -51,7 +67,23 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     evaluate.set_defaults(run=_evaluate)
-    _register_benchmark(_benchmarks(commands))
+    benchmarks = _benchmarks(commands)
+    _register_benchmark(benchmarks)
+    _register_kit(benchmarks)
+
+
+def _register_items(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "items",
+        help="write the items of prepared data as a table for `dlen export --items`",
+        description="Write one row per item of the held-back splits: its id and its features as last seen.",
+        epilog="example:\n  dlen items --data data/kuairand --out items.parquet\n"
+        "  dlen export --run runs/k1 --out models/kuairand/2 --items items.parquet",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder made by `dlen prepare`")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="a Parquet file")
+    command.set_defaults(run=_items)
 
 
 def _benchmarks(
@@ -87,21 +119,38 @@ def _register_benchmark(benchmarks: argparse._SubParsersAction[argparse.Argument
     command.set_defaults(run=_benchmark_graph)
 
 
+def _register_kit(benchmarks: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = benchmarks.add_parser(
+        "kit",
+        help="what `dlen loadtest compare --peers` needs: bundles, a plain export, equal requests",
+        description="Write one network (random weights, the size of `dlen benchmark graph`) as bundles and as torch's "
+        "own export, and the same requests raw for this service and encoded for general model servers.",
+        epilog="example:\n  dlen benchmark kit --out runs/kit\n"
+        "  dlen loadtest compare --peers all --kit runs/kit --rounds 3",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    command.add_argument("--candidates", type=int, nargs="+", default=[1, 20, 100, 500, 2000], metavar="N")
+    command.set_defaults(run=_benchmark_kit)
+
+
 def _export(args: argparse.Namespace) -> int:
     import json
 
     from rich.console import Console
 
     from bundle.files import write_file
+    from model_export.items import ItemsWanted
     from model_export.write import export_fastest, export_run
 
     console = Console(soft_wrap=True, highlight=False)
+    items = None if args.items is None else ItemsWanted(args.items, args.item_id, args.item_rows)
     if args.precision == "auto":
-        bundle, refused = export_fastest(args.run_folder, args.out)
+        bundle, refused = export_fastest(args.run_folder, args.out, items)
         if refused is not None:
             console.print(f"written as fp32, not int8: {refused}")
     else:
-        bundle = export_run(args.run_folder, args.out, args.precision)
+        bundle = export_run(args.run_folder, args.out, args.precision, items)
     manifest = bundle.manifest
     parity, gate = manifest.parity, manifest.precision_gate
     size_mb = sum(entry.size_bytes for entry in manifest.files.values()) / 1e6
@@ -112,18 +161,43 @@ def _export(args: argparse.Namespace) -> int:
     )
     if gate is not None:
         console.print(_gate_table(gate))
+    if manifest.items is not None:
+        console.print(_item_lines(manifest.items))
+        if manifest.items.precision_gate is not None:
+            console.print(_gate_table(manifest.items.precision_gate, "int8 by item rows"))
     if args.json:
         document = parity.model_dump() | {"precision": manifest.precision}
         document |= {"precision_gate": None if gate is None else gate.model_dump()}
+        document |= {"items": None if manifest.items is None else manifest.items.model_dump()}
         write_file(args.json, json.dumps(document, indent=1).encode())
     return 0
 
 
-def _gate_table(gate: PrecisionGate) -> Table:
+def _items(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from model_export.item_table import write_item_table
+    from training.dataset import read_prepared
+
+    items = write_item_table(read_prepared(args.data), args.out)
+    Console(soft_wrap=True, highlight=False).print(f"{args.out}: {items:,} items")
+    return 0
+
+
+def _item_lines(entry: ItemTableEntry) -> str:
+    bytes_each = int(entry.row.shape[1]) * (4 if entry.row.dtype == "float32" else 1)
+    lacking = ", ".join(f"{name} {1 - share:.1%}" for name, share in entry.given.items() if share < 1)
+    return (
+        f"{entry.count:,} items, {entry.rows} rows of {bytes_each:,} bytes; scores by row differ by at most "
+        f"{entry.parity.max_abs_error:.2g}; items without a value: {lacking or 'none'}"
+    )
+
+
+def _gate_table(gate: PrecisionGate, what: str = "int8") -> Table:
     from rich.table import Table
 
     shown = Table("score", "AUC fp32", "AUC int8", "mean |Δp|", "max |Δp|", "top-10 overlap")
-    shown.title = f"int8 against fp32 on {gate.rows:,} validation rows"
+    shown.title = f"{what} against fp32 on {gate.rows:,} validation rows"
     for name, change in gate.scores.items():
         aucs = ["–" if auc is None else f"{auc:.5f}" for auc in (change.auc_before, change.auc_after)]
         changes = [f"{change.mean_abs_change:.2g}", f"{change.max_abs_change:.2g}", f"{change.top10_overlap:.3f}"]
@@ -184,6 +258,16 @@ def _benchmark_graph(args: argparse.Namespace) -> int:
     _print_benchmark(console, document)
     if args.json:
         write_file(args.json, json.dumps(document, indent=1).encode())
+    return 0
+
+
+def _benchmark_kit(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from model_export.kit import write_kit
+
+    console = Console(soft_wrap=True, highlight=False)
+    write_kit(args.out, args.candidates, say=lambda news: console.print(news))
     return 0
 
 

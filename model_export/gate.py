@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from bundle.golden import Arrays
 from bundle.manifest import P_JOINT, P_UP, P, PrecisionGate, ScoreChange, Tensor
 from model_export.errors import PrecisionRefused
-from model_export.parity import SampleRows, network_outputs, request_groups, run_graph
+from model_export.parity import SampleRows, Session, network_outputs, request_groups, run_graph
 from training.metrics import auc
 from training.models.network import Network
 
@@ -32,7 +31,7 @@ Scores = dict[str, NDArray[np.float32]]
 
 def measure_gate(
     network: Network,
-    session: onnxruntime.InferenceSession,
+    session: Session,
     rows: SampleRows,
     tensors: tuple[Tensor, ...],
     tasks: tuple[str, ...],
@@ -108,7 +107,7 @@ def _change(
 
 def _scores_of_rows(
     network: Network,
-    session: onnxruntime.InferenceSession,
+    session: Session,
     rows: SampleRows,
     tensors: tuple[Tensor, ...],
     tasks: tuple[str, ...],
@@ -125,7 +124,7 @@ def _scores_of_rows(
 
 def _ranked(
     network: Network,
-    session: onnxruntime.InferenceSession,
+    session: Session,
     rows: SampleRows,
     tensors: tuple[Tensor, ...],
     tasks: tuple[str, ...],

@@ -21,7 +21,7 @@ from bundle.features import MISSING_CODE, FeatureSchema
 from bundle.manifest import ITEM_CODES, ITEM_VALUES, MODEL_FILE, REQUEST_CODES, REQUEST_VALUES, Tensor
 from bundle.read import input_tensors, output_tensors
 from model_export.head_graph import write_independent_head, write_latent_head
-from model_export.onnx_writer import GraphWriter
+from model_export.onnx_writer import GraphWriter, WeightsFile
 from model_export.wiring import Weights, array, first_experts, first_gates, latent_network
 from training.models.backbones import MMOE, PLE, Gates, PLELevel, SeparateBottoms, SharedBottom
 from training.models.heads import IndependentHead
@@ -50,11 +50,12 @@ class ServingGraph:
         self.x_item = ""
         self.shares_of_request: dict[str, str] = {}
 
-    def write(self, folder: Path) -> None:
-        """Write model.onnx and its weights into `folder`."""
+    def write(self, folder: Path, weights: WeightsFile | None = None) -> None:
+        """Write model.onnx into `folder`, and its weights to a file that other graphs there may share."""
         edges = self.build()
         outputs = output_tensors(self.tasks, has_latent=self.network.config.has_latent)
-        self.writer.write(folder, MODEL_FILE, self.inputs, [(tensor, edges[tensor.name]) for tensor in outputs])
+        named = [(tensor, edges[tensor.name]) for tensor in outputs]
+        self.writer.write(folder, MODEL_FILE, self.inputs, named, weights)
 
     def build(self) -> dict[str, str]:
         """Return the edge of each output by name."""

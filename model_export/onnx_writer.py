@@ -27,7 +27,7 @@ _ALIGNMENT_BYTES = 64
 _DTYPES = {"int32": TensorProto.INT32, "float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8}
 
 
-class Weights:
+class WeightsFile:
     """The file that holds the large constants of all graphs in a folder."""
 
     def __init__(self, folder: Path) -> None:
@@ -37,7 +37,7 @@ class Weights:
 
     def place(self, array: NDArray[np.generic]) -> list[tuple[str, str]]:
         """Return where in the file an array's bytes lie, written there if no equal ones are."""
-        data = memoryview(np.ascontiguousarray(array)).cast("B")
+        data = np.ascontiguousarray(array).data.cast("B")
         key = hashlib.sha256(data).digest() + len(data).to_bytes(8, "little")
         if key not in self._places:
             with self._path.open("ab") as file:
@@ -99,10 +99,10 @@ class GraphWriter:
         file: str,
         inputs: Sequence[Tensor],
         outputs: Sequence[tuple[Tensor, str]],
-        weights: Weights | None = None,
+        weights: WeightsFile | None = None,
     ) -> None:
         """Write the graph, its large constants in an external file that serving processes map and share."""
-        weights = weights or Weights(folder)
+        weights = weights or WeightsFile(folder)
         for tensor, edge in outputs:
             self._nodes.append(helper.make_node("Identity", [edge], [tensor.name]))
         read = {edge for node in self._nodes for edge in node.input}
@@ -125,7 +125,7 @@ class GraphWriter:
         return f"{name}_{self._named}"
 
 
-def _initializer(edge: str, array: NDArray[np.generic], weights: Weights) -> Any:
+def _initializer(edge: str, array: NDArray[np.generic], weights: WeightsFile) -> Any:
     """Return a constant, its bytes in the graph or, where they are many, in the file of weights."""
     if array.nbytes < EXTERNAL_FROM_BYTES:
         return numpy_helper.from_array(array, edge)

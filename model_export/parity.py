@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime
@@ -21,6 +22,16 @@ from training.run import Run
 FP32_TOLERANCE = 1e-5
 CANDIDATES = (1, 2, 500)
 REQUESTS_EACH = 4
+
+
+class Session(Protocol):
+    """What is asked of an ONNX Runtime session."""
+
+    def get_outputs(self) -> Any:
+        """Return the outputs, each with a name."""
+
+    def run(self, names: list[str], inputs: Arrays) -> list[Any]:
+        """Return the named outputs."""
 
 
 @dataclass(frozen=True)
@@ -98,19 +109,19 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def run_graph(session: onnxruntime.InferenceSession, inputs: Arrays) -> Arrays:
+def run_graph(session: Session, inputs: Arrays) -> Arrays:
     """Return the graph's outputs by name."""
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, inputs), strict=True))
 
 
-def max_abs_error(network: Network, graph: Path, rows: SampleRows, tensors: Sequence[Tensor]) -> tuple[float, int]:
+def max_abs_error(network: Network, session: Session, rows: SampleRows, tensors: Sequence[Tensor]) -> tuple[float, int]:
     """Return the largest difference of any output between graph and network, and the candidates compared.
 
     Raises:
         ParityFailed: an output of the graph is not finite, or of another shape.
     """
-    session, random, worst, compared = open_session(graph), np.random.default_rng(0), 0.0, 0
+    random, worst, compared = np.random.default_rng(0), 0.0, 0
     for count in CANDIDATES:
         for _ in range(REQUESTS_EACH):
             request_row, items = int(random.integers(len(rows.codes))), random.integers(len(rows.codes), size=count)
@@ -129,16 +140,14 @@ def max_abs_error(network: Network, graph: Path, rows: SampleRows, tensors: Sequ
 
 
 def check_parity(
-    network: Network, graph: Path, rows: SampleRows, tensors: Sequence[Tensor], tolerance: float
+    network: Network, session: Session, rows: SampleRows, tensors: Sequence[Tensor], tolerance: float
 ) -> tuple[float, int]:
     """Return the largest difference and the candidates compared.
 
     Raises:
         ParityFailed: the difference exceeds `tolerance`.
     """
-    worst, compared = max_abs_error(network, graph, rows, tensors)
+    worst, compared = max_abs_error(network, session, rows, tensors)
     if worst > tolerance:
-        raise ParityFailed(
-            f"{graph.name} against the network", found=f"off by {worst:.3g}", expected=f"≤ {tolerance:g}"
-        )
+        raise ParityFailed("the graph against the network", found=f"off by {worst:.3g}", expected=f"≤ {tolerance:g}")
     return worst, compared

@@ -19,6 +19,7 @@ from bundle.manifest import (
     GOLDEN_FILE,
     MANIFEST_FILE,
     MODEL_FILE,
+    ItemTableEntry,
     Manifest,
     P,
     Parity,
@@ -30,10 +31,12 @@ from bundle.manifest import list_files as listed
 from bundle.read import Bundle, input_tensors, output_tensors, read_bundle
 from model_export.errors import OutputInvalid, PrecisionRefused
 from model_export.gate import check_gate, measure_gate
-from model_export.graph import write_serving_graph
+from model_export.graph import ServingGraph
 from model_export.int8_graph import Int8Graph
 from model_export.int8_reference import reference_network
-from model_export.onnx_writer import OPSET
+from model_export.item_graphs import FloatCut
+from model_export.items import CutSession, ItemsWanted, write_features, write_items
+from model_export.onnx_writer import OPSET, WeightsFile
 from model_export.parity import (
     FP32_TOLERANCE,
     SampleRows,
@@ -57,22 +60,28 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True)
 class _Graph:
-    """A written and checked graph: what the manifest says of it, its golden request, its P(task) of the sample."""
+    """A written and checked graph: what the manifest says of it, golden request, P(task) of the sample, item table."""
 
     parity: Parity
     golden: Golden
     p_BT: NDArray[Any]
     gate: PrecisionGate | None = None
+    items: ItemTableEntry | None = None
 
 
-def export_run(run_folder: Path, out: Path, precision: Literal["fp32", "int8"] = "fp32") -> Bundle:
+def export_run(
+    run_folder: Path, out: Path, precision: Literal["fp32", "int8"] = "fp32", items: ItemsWanted | None = None
+) -> Bundle:
     """Write the run's best network as the bundle `out` (models/NAME/VERSION) and return it, read back.
+
+    With `items`, a table of theirs is encoded and shipped, so that requests may name items by id.
 
     Raises:
         OutputInvalid: `out` exists or is not named NAME/VERSION with a whole-number version.
         RunInvalid: the run is not finished or broken.
         ParityFailed: the graph does not give what it must.
         PrecisionRefused: int8 changes a score by more than the gate allows.
+        TableInvalid, SourceInvalid, ItemIdInvalid: what is wrong with the item table.
     """
     check_output(out)
     run = read_run(run_folder)
@@ -80,7 +89,7 @@ def export_run(run_folder: Path, out: Path, precision: Literal["fp32", "int8"] =
     rows = sample_rows(run)
     write = _write_int8 if precision == "int8" else _write_fp32
     with new_folder(out) as folder:
-        graph = write(folder, network, rows, run)
+        graph = write(folder, network, rows, run, items)
         (folder / FEATURES_FILE).write_text(run.schema.model_dump_json())
         (folder / GOLDEN_FILE).write_bytes(golden_bytes(graph.golden))
         manifest = Manifest(
@@ -92,6 +101,7 @@ def export_run(run_folder: Path, out: Path, precision: Literal["fp32", "int8"] =
             precision=precision,
             parity=graph.parity,
             precision_gate=graph.gate,
+            items=graph.items,
             files=dict(listed(folder)),
             offline_metrics={"validation": run.result()["best"]},
             provenance=Provenance(
@@ -107,16 +117,18 @@ def export_run(run_folder: Path, out: Path, precision: Literal["fp32", "int8"] =
     return read_bundle(out)
 
 
-def export_fastest(run_folder: Path, out: Path) -> tuple[Bundle, PrecisionRefused | None]:
+def export_fastest(
+    run_folder: Path, out: Path, items: ItemsWanted | None = None
+) -> tuple[Bundle, PrecisionRefused | None]:
     """Return the bundle in int8 where the gate lets it through, else in fp32 with the reason.
 
     Raises:
         OutputInvalid, RunInvalid, ParityFailed: see `export_run`.
     """
     try:
-        return export_run(run_folder, out, "int8"), None
+        return export_run(run_folder, out, "int8", items), None
     except PrecisionRefused as refused:
-        return export_run(run_folder, out, "fp32"), refused
+        return export_run(run_folder, out, "fp32", items), refused
 
 
 def check_output(out: Path) -> None:
@@ -156,28 +168,39 @@ def _tasks(run: Run, network: Network, p_BT: NDArray[Any], rows: SampleRows) -> 
     )
 
 
-def _write_fp32(folder: Path, network: Network, rows: SampleRows, run: Run) -> _Graph:
+def _write_fp32(folder: Path, network: Network, rows: SampleRows, run: Run, items: ItemsWanted | None) -> _Graph:
     """Write the float32 graph; its golden outputs are the network's."""
-    inputs, path = input_tensors(run.schema), folder / MODEL_FILE
-    write_serving_graph(network, run.schema, folder)
-    error, compared = check_parity(network, path, rows, inputs, FP32_TOLERANCE)
-    items = _golden_items(rows)
-    golden = Golden(rows.request(0, items, inputs), network_outputs(network, *rows.rows_of(0, items)))
+    inputs, weights = input_tensors(run.schema), WeightsFile(folder)
+    ServingGraph(network, inputs).write(folder, weights)
+    error, compared = check_parity(network, open_session(folder / MODEL_FILE), rows, inputs, FP32_TOLERANCE)
+    golden_items = _golden_items(rows)
+    golden = Golden(rows.request(0, golden_items, inputs), network_outputs(network, *rows.rows_of(0, golden_items)))
     parity = Parity(tolerance=FP32_TOLERANCE, max_abs_error=error, rows=compared)
-    return _Graph(parity, golden, network_outputs(network, *rows.batch(0, len(rows.codes)))[P])
+    p_BT = network_outputs(network, *rows.batch(0, len(rows.codes)))[P]
+
+    def judge(cut: CutSession) -> tuple[Parity, None]:
+        error, compared = check_parity(network, cut, rows, inputs, FP32_TOLERANCE)
+        return Parity(tolerance=FP32_TOLERANCE, max_abs_error=error, rows=compared), None
+
+    entry = None
+    if items is not None:
+        given = write_features(folder, run.schema, items)
+        cut = FloatCut(network, inputs, items.rows)
+        entry = write_items(folder, items, given, cut, weights, rows, inputs, judge)
+    return _Graph(parity, golden, p_BT, items=entry)
 
 
-def _write_int8(folder: Path, network: Network, rows: SampleRows, run: Run) -> _Graph:
+def _write_int8(folder: Path, network: Network, rows: SampleRows, run: Run, items: ItemsWanted | None) -> _Graph:
     """Write the int8 graph; its golden outputs are its own, which a machine that computes it wrongly will not give.
 
     Without VNNI or AMX, U8S8 products saturate at 16 bits: such a machine fails the replay and does not serve.
     """
-    inputs, path = input_tensors(run.schema), folder / MODEL_FILE
+    inputs, weights = input_tensors(run.schema), WeightsFile(folder)
     quantised = quantise(network, *rows.batch(0, len(rows.codes)))
-    Int8Graph(quantised, inputs).write(folder)
+    Int8Graph(quantised, inputs).write(folder, weights)
     reference = reference_network(quantised)
-    error, compared = check_parity(reference, path, rows, inputs, INT8_TOLERANCE)
-    session = open_session(path)
+    session = open_session(folder / MODEL_FILE)
+    error, compared = check_parity(reference, session, rows, inputs, INT8_TOLERANCE)
     gate = measure_gate(network, session, rows, inputs, run.description.task_names)
     check_gate(gate)
     request = rows.request(0, _golden_items(rows), inputs)

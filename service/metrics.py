@@ -8,9 +8,8 @@ on rising over a restart) and the supervisor shows their sum.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
@@ -44,6 +43,9 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each of ours, that no query reads
         r = registry
         self.registry = registry
+        self._stage = cache(lambda name: self.stage_seconds.labels(name))
+        self._request = cache(lambda *labels: self.requests.labels(*labels))
+        self._route = cache(lambda route: self.request_seconds.labels(route))
         self.requests = Counter(
             "dlen_http_requests_total", "Requests answered.", ("route", "method", "status"), registry=r
         )
@@ -76,6 +78,9 @@ class Metrics:
         self.missing = Counter(
             "dlen_feature_missing_total", "Rows in which a feature had no value.", ("feature",), registry=r
         )
+        self.items = Counter(
+            "dlen_items_total", "Candidates, by where their features come from.", ("source",), registry=r
+        )
         self.rows = Counter("dlen_feature_rows_total", "Rows encoded, by part of the schema.", ("part",), registry=r)
         self.model_info = Gauge(
             "dlen_model_info", "1 for each model version that serves.", ("model", "version"),
@@ -91,6 +96,10 @@ class Metrics:
             ("layer", "experiment", "phase", "variant", "forced"),
             registry=r,
         )
+        self.log_dropped = Counter(
+            "dlen_log_lines_dropped_total", "Log lines that found no room to wait, or nobody who reads.", ("kind",),
+            registry=r,
+        )  # fmt: skip
         self.rules_skipped = Counter(
             "dlen_rerank_skipped_total", "Rules that found no data to work on.", ("rule",), registry=r
         )
@@ -116,14 +125,14 @@ class Metrics:
         if FOLDER_VARIABLE not in os.environ:
             info.remove(*labels)  # files of a slot cannot forget; `workers_registry` leaves zeros out
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a stage, whether it succeeds or fails."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.stage_seconds.labels(name).observe(time.perf_counter() - start)
+    def note_stage(self, name: str, seconds: float) -> None:
+        """Note how long a stage took."""
+        self._stage(name).observe(seconds)
+
+    def note_request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Note an answered request."""
+        self._request(route, method, status).inc()
+        self._route(route).observe(seconds)
 
 
 def use_slot(folder: Path, slot: int) -> None:

@@ -19,6 +19,7 @@ from bundle.read import read_bundle
 from fusion.errors import FusionError
 from service.engine import Engine
 from service.errors import ModelFailed, ModelsMissing
+from service.items import ItemEncoder
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -36,6 +37,7 @@ class LoadedModel:
         manifest: what it is.
         encoder: raw values → model input.
         engine: model input → probabilities.
+        items: candidates → model input, by their features or the bundle's item table.
     """
 
     name: str
@@ -44,6 +46,7 @@ class LoadedModel:
     manifest: Manifest
     encoder: SchemaEncoder
     engine: Engine
+    items: ItemEncoder
 
 
 Complaint = BundleError | FusionError | ModelFailed
@@ -133,7 +136,9 @@ class ModelRepository:
         except OSError as exc:  # taken away or made unreadable while it was read
             raise FileMissing(str(exc.filename or folder), found=exc.strerror, expected="a readable file") from exc
         engine = Engine(bundle, self._settings.warmup_runs)
-        return LoadedModel(name, version, content, bundle.manifest, SchemaEncoder(bundle.schema), engine)
+        encoder = SchemaEncoder(bundle.schema)
+        items = ItemEncoder(encoder.item, bundle.items, engine)
+        return LoadedModel(name, version, content, bundle.manifest, encoder, engine, items)
 
     def _refuse(self, name: str, version: int, key: str, complaint: Complaint) -> None:
         self._refused[(name, version)] = key, complaint

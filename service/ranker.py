@@ -9,8 +9,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import orjson
-
 from bundle.columns import Column, ListColumn
 from bundle.encode import EncodedPart, PartEncoder
 from bundle.errors import UnknownFeature, ValueInvalid
@@ -22,11 +20,14 @@ from fusion.signals import Candidates, Probabilities
 from service.admission import Deadline
 from service.engine import Predicted
 from service.errors import PolicyFailed, translated
+from service.items import ItemInput
+from service.logs import EXPOSURES, fields
 from service.metrics import Metrics
+from service.record import Record
 from service.snapshot import Snapshot
 from service.wire.request import RankRequest, RawColumn, first_value, numbers, plain
 
-_EXPOSURES = logging.getLogger("service.exposures")
+_EXPOSURES = logging.getLogger(EXPOSURES)
 GROUP = "group"
 """The key of rerank rules that a candidate's `group` gives."""
 
@@ -64,20 +65,22 @@ class Ranker:
         self._metrics = metrics
         self._log_exposures = log_exposures
 
-    def rank(self, request: RankRequest, snapshot: Snapshot, deadline: Deadline) -> Ranking:
-        """Return the ranking of a request by one snapshot.
+    def rank(
+        self, request: RankRequest, snapshot: Snapshot, deadline: Deadline, record: Record | None = None
+    ) -> Ranking:
+        """Return the ranking of a request by one snapshot; its stages are noted in `record`.
 
         Raises:
             RequestRefused, DeadlineExceeded, ModelFailed: see `service.errors`.
         """
-        stage = self._metrics.stage
+        stage = (record or Record(self._metrics)).stage
         with stage("features"):
-            user_part, item_part = encode(request, snapshot)
-            missing_features = self._count_missing(user_part, item_part)
+            user_part, items = encode(request, snapshot)
+            missing_features = self._count(user_part, items)
             decision = decide(request, snapshot)
         deadline.check("predict")
         with stage("predict"):
-            predicted = snapshot.model.engine.predict(user_part, item_part)
+            predicted = predict(snapshot, user_part, items)
         with stage("fuse"):
             ranked, explanation = fuse(request, decision.policy, predicted)
         return Ranking(request, snapshot, decision, ranked, predicted, missing_features, explanation)
@@ -92,21 +95,23 @@ class Ranker:
         if ranked.broken_caps:
             self._metrics.broken_caps.inc(ranked.broken_caps)
         if self._log_exposures and (exposures or ranked.propensity_N is not None):
-            _EXPOSURES.info("%s", exposure_line(ranking))
+            _EXPOSURES.info("exposed", extra=fields(**exposure_of(ranking)))
 
-    def _count_missing(self, *parts: EncodedPart) -> int:
-        """Count the values that a request lacked, by feature; return how many."""
+    def _count(self, user_part: EncodedPart, items: ItemInput) -> int:
+        """Count where candidates' features come from and what they lack; return how many values are missing."""
+        for source, candidates in items.sources.items():
+            self._metrics.items.labels(source).inc(candidates)
         total = 0
-        for part, name in zip(parts, ("request", "item"), strict=True):
-            self._metrics.rows.labels(name).inc(len(part.codes_NC))
-            for feature, rows in part.missing.items():
-                self._metrics.missing.labels(feature).inc(rows)
-                total += rows
+        for part, rows, missing in (("request", 1, user_part.missing), ("item", items.rows, items.missing)):
+            self._metrics.rows.labels(part).inc(rows)
+            for feature, lacking in missing.items():
+                self._metrics.missing.labels(feature).inc(lacking)
+                total += lacking
         return total
 
 
-def exposure_line(ranking: Ranking) -> str:
-    """Return the JSON that says who was ranked with which variants and draws, by which model and config."""
+def exposure_of(ranking: Ranking) -> dict[str, object]:
+    """Return what the log says of who was ranked with which variants and draws, by which model and config."""
     request, snapshot = ranking.request, ranking.snapshot
     document: dict[str, object] = {
         "request_id": request.request_id,
@@ -118,7 +123,7 @@ def exposure_line(ranking: Ranking) -> str:
     }
     if ranking.ranked.propensity_N is not None:
         document["explored"] = explored(ranking)
-    return orjson.dumps(document).decode()
+    return document
 
 
 def explored(ranking: Ranking) -> list[dict[str, object]]:
@@ -133,11 +138,12 @@ def explored(ranking: Ranking) -> list[dict[str, object]]:
     ]
 
 
-def encode(request: RankRequest, snapshot: Snapshot) -> tuple[EncodedPart, EncodedPart]:
-    """Return the model input of a request: its one user and context row, and its N item rows.
+def encode(request: RankRequest, snapshot: Snapshot) -> tuple[EncodedPart, ItemInput]:
+    """Return the model input of a request: its one user and context row, and its N candidates.
 
     Raises:
         FeatureInvalid: an unknown feature, one on the wrong side, or a value that its encoding refuses.
+        ModelFailed: no rows can be made of candidates' features.
     """
     encoder = snapshot.model.encoder
     where = "user.features"
@@ -149,9 +155,21 @@ def encode(request: RankRequest, snapshot: Snapshot) -> tuple[EncodedPart, Encod
         columns |= typed(encoder.request, request.context)
         request_part = encoder.request.encode(columns, 1)
         where = "candidates"
-        return request_part, encoder.item.encode(typed(encoder.item, request.items), len(request.ids))
+        return request_part, snapshot.model.items.encode(request.ids, typed(encoder.item, request.items))
     except ValueInvalid as exc:
         raise translated(exc, where) from exc
+
+
+def predict(snapshot: Snapshot, user_part: EncodedPart, items: ItemInput) -> Predicted:
+    """Return the probabilities of the candidates, by their rows where there are any.
+
+    Raises:
+        ModelFailed: the run failed, or an output is not finite.
+    """
+    if items.rows_NB is not None:
+        return snapshot.model.engine.predict_rows(user_part, items.rows_NB)
+    assert items.features is not None
+    return snapshot.model.engine.predict(user_part, items.features)
 
 
 def check_side(snapshot: Snapshot, side: str, columns: Mapping[str, RawColumn]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from bundle.features import CategoricalListFeature, NumericFeature
+from bundle.features import CategoricalListFeature, FeatureSchema, NumericFeature
 from training.errors import SourceEmpty, SourceMissing, SourceUnreadable
 from training.schema import DatasetSchema, read_dataset_schema
 from training.shards import Shards, open_shards
@@ -74,13 +75,13 @@ def table_files(path: Path) -> tuple[Path, ...]:
     return files
 
 
-def stage_csv(path: Path, staged: Path, schema: DatasetSchema) -> Path:
-    """Return `staged`, a Parquet copy of a CSV file with the types that the schema asks for.
+def stage_csv(path: Path, staged: Path, schema: DatasetSchema | FeatureSchema, texts: Sequence[str] = ()) -> Path:
+    """Return `staged`, a Parquet copy of a CSV file with the types that the schema asks for; `texts` stay strings.
 
     Raises:
         SourceEmpty, SourceUnreadable: the file is empty or does not parse.
     """
-    overrides: dict[str, type[pl.DataType]] = {}
+    overrides: dict[str, type[pl.DataType]] = dict.fromkeys(texts, pl.String)
     for feature in schema.features:
         if isinstance(feature, NumericFeature):
             overrides[feature.name] = pl.Float64
