@@ -78,7 +78,8 @@ def _cleaned(series: pl.Series, feature: Feature, place: str) -> pl.Series:
         if not isinstance(series.dtype, pl.List):
             series = series.cast(pl.String).str.split(feature.separator or ",")
             series = series.list.eval(pl.element().str.strip_chars().filter(pl.element().str.strip_chars() != ""))
-        return series.cast(pl.List(dtype)).list.drop_nulls()
+        series = series.cast(pl.List(dtype))
+        return series.list.drop_nulls() if series.to_arrow().flatten().null_count else series
     except pl.exceptions.PolarsError as exc:
         reason = str(exc).splitlines()[0][:160]
         wanted = "number" if isinstance(feature, NumericFeature) else feature.value_type

@@ -160,6 +160,12 @@ class DatasetSchema(_Model):
             wanted.setdefault(column, "the split column")
         return wanted
 
+    @property
+    def order_columns(self) -> tuple[str, ...]:
+        """The columns on which later rows depend through the rows before them: what numbers users and draws splits."""
+        given = (self.split_column, self.columns.user)
+        return tuple(dict.fromkeys(name for name in given if name is not None)) or (self.tasks[0].label,)
+
 
 class _SplitFile(_Model):
     split: Split

@@ -46,6 +46,11 @@ class Shards:
                         f"{called}: column {name!r}", found="no such column", expected=f"{purpose}; {_shown(found)}"
                     )
 
+    def one_by_one(self) -> Iterator[Shards]:
+        """Yield each file's rows as shards of their own."""
+        for path, called in zip(self.files, self.names, strict=True):
+            yield Shards((path,), (called,), self.columns, _opened(path).metadata.num_rows)
+
     def chunks(self, columns: Sequence[str], rows: int = CHUNK_ROWS) -> Iterator[tuple[str, int, pl.DataFrame]]:
         """Yield each file's rows in order: the file's name, the number of its row that comes first, and the piece.
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+from contextlib import contextmanager
+
 import numpy as np
 import polars as pl
 import yaml
@@ -70,3 +73,14 @@ def arrays(prepared, split):
 
 def same(one, other):
     return all(np.array_equal(one[k], other[k]) if one[k] is not None else other[k] is None for k in one)
+
+
+@contextmanager
+def no_file_beyond(limit_bytes):
+    """Within, writing more than so many bytes to any file fails, as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.training.tables import SCHEMA, made, source, table
+from tests.training.tables import SCHEMA, made, no_file_beyond, source, table
 from training.dataset import read_prepared
 from training.errors import (
     ColumnMissing,
@@ -140,14 +140,10 @@ def test_a_broken_prepared_folder_is_named(tmp_path, damage, message):
     assert message in str(caught.value)
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
-    from training import write
-
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(write.np.lib.format, "open_memmap", full)
-    with pytest.raises(TrainingError, match="No space left"):
-        made(tmp_path, table())
+@pytest.mark.parametrize("limit_bytes", [0, 200, 400, 1500])
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, limit_bytes):
+    opened = source(tmp_path, table())
+    with no_file_beyond(limit_bytes), pytest.raises(TrainingError, match="File too large"):
+        prepare(opened, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["rows.parquet", "schema.yaml"]

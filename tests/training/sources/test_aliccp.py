@@ -8,8 +8,9 @@ import pytest
 
 from cli import main
 from simulator.aliccp import write_aliccp
+from tests.training.tables import no_file_beyond
 from training.dataset import read_prepared
-from training.errors import ColumnMissing, DatasetSchemaInvalid, LineInvalid, SourceInvalid, SourceMissing
+from training.errors import ColumnMissing, DatasetSchemaInvalid, LineInvalid, OutputFailed, SourceInvalid, SourceMissing
 from training.prepare import prepare
 from training.sources import aliccp
 from training.sources.aliccp import DEFAULT_SCHEMA, open_aliccp
@@ -182,3 +183,10 @@ def test_prepare_makes_a_folder_that_training_reads(raw, tmp_path, capsys):
     assert (prepared.split("train").labels[:, 0] >= prepared.split("train").labels[:, 1]).all()
     assert not prepare(open_aliccp(raw), out)[1]
     assert [path.name for path in tmp_path.iterdir()] == ["prepared"]
+
+
+@pytest.mark.parametrize("limit_bytes", [1000, 60_000, 400_000, 700_000])
+def test_a_full_disk_at_any_stage_is_an_error_and_leaves_nothing(raw, tmp_path, limit_bytes):
+    with no_file_beyond(limit_bytes), pytest.raises(OutputFailed, match="File too large"):
+        prepare(open_aliccp(raw), tmp_path / "prepared")
+    assert list(tmp_path.iterdir()) == []
