@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from loadtest.traffic import Target
 
 _PAUSE_S = 1.0
+_COMPARE_DEFAULTS = {"duration": 5.0, "warmup": 2.0, "connections": 256, "rounds": 8}
+_PEERS_DEFAULTS = {"duration": 2.0, "warmup": 0.3, "connections": 2, "rounds": 3}
 _RUN_EXAMPLE = """example:
   dlen request --data data/kuairand --split test --out request.json
   dlen loadtest run --url http://127.0.0.1:8000 --request request.json --rate 50 --duration 30 --plot run.png
@@ -29,8 +31,10 @@ _COMPARE_EXAMPLE = """examples:
   dlen loadtest compare --url http://new:8000 --against http://old:8000 --request request.json --rate 50
   dlen loadtest compare --url http://127.0.0.1:8000 --request request.json --rate 50 --save baseline.json
   dlen loadtest compare --url http://127.0.0.1:8000 --request request.json --rate 50 --baseline baseline.json
+  dlen loadtest compare --peers all --install
+  dlen loadtest compare --peers all --kit runs/kit --json peers.json --plot peers.png
 
-The exit code is 1 when the candidate is worse, 2 for bad input.
+The exit code is 1 when the candidate is worse or a wanted peer was skipped, 2 for bad input.
 """
 
 
@@ -74,19 +78,23 @@ def _register_sweep(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _register_compare(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    description = "Measure a service in rounds and hold it against another, or against a stored baseline."
+    description = (
+        "Measure a service in rounds and hold it against another, or against a stored baseline (--url); or start this "
+        "service and general model servers in turns on one core and hold them side by side (--peers)."
+    )
     parser = _kind(kinds, "compare", "slower or faster than another, or than before", description, _COMPARE_EXAMPLE)
-    _add_traffic(parser)
+    _add_traffic(parser, required=False)
     reference = parser.add_mutually_exclusive_group()
     reference.add_argument("--against", metavar="URL", help="the reference, measured in turns with --url")
     reference.add_argument("--baseline", type=Path, metavar="FILE", help="the reference, saved earlier")
     parser.add_argument("--save", type=Path, metavar="FILE", help="keep this service's rounds as a baseline")
-    parser.add_argument("--rate", type=float, required=True, metavar="R", help="requests per second")
-    parser.add_argument("--rounds", type=int, default=8, metavar="N", help="measured pairs (8)")
+    parser.add_argument("--rate", type=float, metavar="R", help="requests per second")
+    parser.add_argument("--rounds", type=int, metavar="N", help="measured pairs (8; with --peers 3)")
     parser.add_argument("--tolerance", type=float, default=0.03, metavar="SHARE", help="change that counts (0.03)")
     _add_load(parser, duration_s=5)
     _add_outputs(parser)
-    parser.set_defaults(run=run_compare)
+    _add_peers(parser)
+    parser.set_defaults(run=run_compare, **dict.fromkeys(_COMPARE_DEFAULTS))
 
 
 def _kind(
@@ -96,12 +104,23 @@ def _kind(
     return kinds.add_parser(name, help=text, description=description, epilog=example, formatter_class=formatter)
 
 
-def _add_traffic(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--url", required=True, help="http://HOST:PORT, with or without a path (/v1/rank)")
+def _add_peers(parser: argparse.ArgumentParser) -> None:
+    given = ", ".join(f"--{name} {value:g}" for name, value in _PEERS_DEFAULTS.items())
+    text = f"In a closed loop, each server alone on one core, the client on another. Unless given: {given}."
+    peers = parser.add_argument_group("against general model servers", text)
+    peers.add_argument("--peers", metavar="NAMES", help="all, none (only this service), or names with commas")
+    peers.add_argument("--install", action="store_true", help="only make the peers' environments, .peers/<name>")
+    peers.add_argument("--kit", type=Path, metavar="DIR", help="folder made by `dlen benchmark kit`")
+    peers.add_argument("--candidates", type=int, nargs="+", metavar="N", help="some of the kit's (all of them)")
+    peers.add_argument("--lines", type=Path, metavar="PNG", help="draw CPU time against N here")
+
+
+def _add_traffic(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    parser.add_argument("--url", required=required, help="http://HOST:PORT, with or without a path (/v1/rank)")
     parser.add_argument(
         "--request",
         type=Path,
-        required=True,
+        required=required,
         metavar="FILE",
         help="a JSON body, or one a line, as `dlen request` writes",
     )
@@ -208,14 +227,29 @@ def run_sweep(args: argparse.Namespace) -> int:
 
 
 def run_compare(args: argparse.Namespace) -> int:
-    """Measure rounds, keep them, and give the verdict where there is a reference."""
+    """Compare with peers, or measure rounds, keep them, and give the verdict where there is a reference."""
+    for name, value in (_COMPARE_DEFAULTS if args.peers is None else _PEERS_DEFAULTS).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    if args.peers is not None:
+        from loadtest.peers.command import compare_peers
+
+        return compare_peers(args, _say)
+    return _compare_services(args)
+
+
+def _compare_services(args: argparse.Namespace) -> int:
     from loadtest.baseline import read_baseline, rounds_document
     from loadtest.compare import compare, measure_rounds
+    from loadtest.errors import PlanInvalid
     from loadtest.files import write_file
     from loadtest.report import comparison_document, comparison_table, json_bytes
     from loadtest.rounds import round_runner
     from loadtest.traffic import read_bodies
 
+    for name in ("url", "request", "rate"):
+        if getattr(args, name) is None:
+            raise PlanInvalid(f"--{name}", found="nothing", expected="--url, --request and --rate, or --peers")
     target, requests = _traffic_of(args, args.url)
     load, bodies = _load_of(args, args.rate), read_bodies(args.request)
     stored = read_baseline(args.baseline, load, bodies) if args.baseline else None

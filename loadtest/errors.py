@@ -5,7 +5,10 @@ LoadtestError
 ├── RequestsInvalid    a file of request bodies that does not read
 ├── PlanInvalid        a rate, duration or number of rounds that cannot be driven
 ├── Unreachable        nothing listens at the target
-└── BaselineInvalid    a baseline file that does not read, or was measured otherwise
+├── BaselineInvalid    a baseline file that does not read, or was measured otherwise
+├── KitInvalid         a folder that is no kit for comparing servers
+├── PeerUnknown        a name that is no peer
+└── ServerFailed       a server that does not start, or answers wrongly
 """
 
 from __future__ import annotations
@@ -42,3 +45,15 @@ class Unreachable(LoadtestError):
 
 class BaselineInvalid(LoadtestError):
     """A baseline file that does not read, or was measured otherwise."""
+
+
+class KitInvalid(LoadtestError):
+    """A folder that is no kit for comparing servers."""
+
+
+class PeerUnknown(LoadtestError):
+    """A name that is no peer."""
+
+
+class ServerFailed(LoadtestError):
+    """A server that does not start, or answers wrongly."""

@@ -1,0 +1,1 @@
+"""This service against general model servers: same weights, same candidates, same core."""
