@@ -159,5 +159,6 @@ def chosen(names: str) -> tuple[Server, ...]:
     wanted = [name.strip() for name in names.split(",")]
     for name in wanted:
         if name not in known:
-            raise PeerUnknown("--peers", found=repr(name), expected=f"all, none or some of {', '.join(map(str, known))}")
+            names = ", ".join(map(str, known))
+            raise PeerUnknown("--peers", found=repr(name), expected=f"all, none or some of {names}")
     return tuple(known[name] for name in dict.fromkeys(wanted))

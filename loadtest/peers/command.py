@@ -6,7 +6,6 @@ import argparse
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 
 from rich.table import Table

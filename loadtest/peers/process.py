@@ -84,7 +84,11 @@ class Running:
         self.process.wait()
 
     def _pids(self) -> list[int]:
-        return [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if self._mark in _environment(pid)]
+        return [
+            int(path.name)
+            for path in Path("/proc").iterdir()
+            if path.name.isdecimal() and self._mark in _environment(path)
+        ]
 
 
 @contextlib.contextmanager
@@ -141,9 +145,9 @@ def _free_ports(count: int) -> tuple[int, ...]:
         return tuple(one.getsockname()[1] for one in opened)
 
 
-def _environment(pid: int) -> bytes:
+def _environment(process: Path) -> bytes:
     try:
-        return Path(f"/proc/{pid}/environ").read_bytes()
+        return (process / "environ").read_bytes()
     except OSError:
         return b""
 

@@ -109,9 +109,7 @@ def why_skipped(server: Server, kit: Kit) -> str | None:
     return None
 
 
-def _measure_server(
-    kit: Kit, server: Server, candidates: Sequence[int], settings: Settings, results: Results
-) -> None:
+def _measure_server(kit: Kit, server: Server, candidates: Sequence[int], settings: Settings, results: Results) -> None:
     try:
         with running(server, kit, settings.server_core) as started:
             os.sched_setaffinity(0, {settings.client_core})
@@ -128,9 +126,7 @@ def _measure_server(
             del results.figures[key]
 
 
-def _measure_wire(
-    kit: Kit, started: Running, wire: Wire, count: int, settings: Settings, results: Results
-) -> None:
+def _measure_wire(kit: Kit, started: Running, wire: Wire, count: int, settings: Settings, results: Results) -> None:
     error, name = _ask(kit, started, wire, count), f"{started.server.name}, {wire.name}"
     results.largest_error[name] = max(error, results.largest_error.get(name, 0.0))
     requests = [
@@ -215,4 +211,3 @@ def _shown(server: Server, candidates: Sequence[int], results: Results) -> str:
         rates = (results.figures[Key(server.name, wire, count)][-1].requests_per_s for count in candidates)
         parts.append(f"{wire} " + " ".join(f"{rate:.0f}" for rate in rates))
     return f"{server.name}: {'; '.join(parts)} requests/s"
-
