@@ -7,6 +7,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from training import commands_peers
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -23,6 +25,8 @@ def register(
     benchmark = commands.add_parser("benchmark", help="measure against other libraries")
     benchmarks = benchmark.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
     _register_lightgbm(benchmarks)
+    commands_peers.register(benchmarks)
+    _register_scale(benchmarks)
     return benchmarks
 
 
@@ -81,6 +85,23 @@ def _register_lightgbm(benchmarks: argparse._SubParsersAction[argparse.ArgumentP
     command.add_argument("--threads", type=_positive, default=1, metavar="N", help="default: 1")
     command.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     command.set_defaults(run=_lightgbm)
+
+
+def _register_scale(benchmarks: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = benchmarks.add_parser(
+        "scale",
+        help="time and memory against the number of rows",
+        description="Generate, prepare and train on made-up Ali-CCP logs of growing size; each command is measured "
+        "from outside. What was measured before in the work folder is kept, so a killed benchmark goes on.",
+        epilog="example:\n  dlen benchmark scale --rows 1000000 5000000 --work /tmp/scale --json scale.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--rows", type=_positive, nargs="+", required=True, metavar="N", help="sizes, train and test")
+    command.add_argument("--model", default="mmoe", metavar="NAME", help="default: mmoe")
+    command.add_argument("--work", type=Path, required=True, metavar="DIR", help="about 350 bytes per row go there")
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    command.add_argument("--plot", type=Path, metavar="FILE", help="also draw them there, a PNG")
+    command.set_defaults(run=_scale)
 
 
 def _positive(text: str) -> int:
@@ -175,6 +196,25 @@ def _lightgbm(args: argparse.Namespace) -> int:
     console.print(shown)
     if args.json is not None:
         write_file(args.json, json.dumps(document, indent=2).encode() + b"\n")
+    return 0
+
+
+def _scale(args: argparse.Namespace) -> int:
+    import json
+
+    from rich.console import Console
+
+    from bundle.files import write_file
+    from training.scale import measure_scale
+    from training.scale_results import draw_scale, scale_text
+
+    console = Console(soft_wrap=True, highlight=False)
+    document = measure_scale(args.rows, args.model, args.work, console.print)
+    console.print(scale_text(document), markup=False)
+    if args.json is not None:
+        write_file(args.json, json.dumps(document, indent=1).encode() + b"\n")
+    if args.plot is not None:
+        write_file(args.plot, draw_scale(document))
     return 0
 
 

@@ -19,6 +19,7 @@ TrainingError
 ├── ConfigInvalid            a model or training configuration does not parse or contradicts itself
 ├── InitialisationImpossible the output biases cannot start at the base rates
 ├── TrainingDiverged         the loss is not finite
+├── BenchmarkFailed        a command that is being measured did not end well
 └── RunInvalid               a run folder is missing, unfinished, broken, or made from something else
 
 A message gives the thing, the value found and the value expected.
@@ -107,3 +108,7 @@ class TrainingDiverged(TrainingError):
 
 class RunInvalid(TrainingError):
     """A run folder is missing, unfinished, broken, or made from something else."""
+
+
+class BenchmarkFailed(TrainingError):
+    """A command that is being measured did not end well."""
