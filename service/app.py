@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from service.admin import admin_routes
 from service.errors import PROBLEM_MEDIA_TYPE, DeadlineExceeded, ServiceError, problem, slug
-from service.observe import Observed, request_id_of
+from service.observe import Observed, record_of, request_id_of
 from service.openapi import describe
 from service.routes import RANK_PATH, content_routes, health_routes, rank_routes
 from service.shed import Door
@@ -35,7 +35,7 @@ def build_app(worker: Worker) -> FastAPI:
     app.include_router(content_routes(worker))
     if worker.settings.admin_keys_file is not None and worker.reloader.source.history is not None:
         app.include_router(admin_routes(worker, worker.reloader.source.history))
-    app.add_middleware(Observed, metrics=worker.metrics)
+    app.add_middleware(Observed, metrics=worker.metrics, log_sample=worker.settings.log_sample)
     app.add_middleware(Door, worker=worker, path=RANK_PATH)  # added last, so outermost
     app.add_exception_handler(ServiceError, _error_handler(worker))
     app.add_exception_handler(HTTPException, _http_error_handler)
@@ -50,8 +50,8 @@ Handler = Callable[[Request, Exception], Awaitable[Response]]
 def _error_handler(worker: Worker) -> Handler:
     async def answer(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, ServiceError)
-        if exc.status >= 500 and exc.status != 503:
-            _LOG.error("request %s: %s", request_id_of(request), exc)
+        record = record_of(request)
+        record.problem, record.error = slug(type(exc)), str(exc)[:500]
         if isinstance(exc, DeadlineExceeded):
             worker.metrics.shed.labels("deadline").inc()
         elif exc.status < 500:

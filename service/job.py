@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from service.admission import Deadline
-from service.errors import DeadlineExceeded, ModelFailed, PolicyFailed, ServiceError
+from service.errors import DeadlineExceeded, ModelFailed, PolicyFailed, ServiceError, slug
 from service.fallback import fall_back
+from service.record import Record
 from service.snapshot import Snapshot
 from service.wire.encodings import Encoding
 from service.wire.inflate import inflate
@@ -45,11 +46,12 @@ class Order:
 class Job:
     """A body to be answered."""
 
-    def __init__(self, worker: Worker, order: Order, body: bytes) -> None:
-        """Do nothing yet."""
+    def __init__(self, worker: Worker, order: Order, body: bytes, record: Record) -> None:
+        """Do nothing yet; `record` will tell how it went."""
         self._worker = worker
         self._order = order
         self._body = body
+        self._record = record
         self._parsed: tuple[RankRequest, Snapshot] | None = None
         self._seconds: float | None = None
         self._answered = threading.Lock()
@@ -90,9 +92,9 @@ class Job:
 
     def _rank(self) -> bytes:
         worker, order = self._worker, self._order
-        stage, settings = worker.metrics.stage, worker.settings
+        record, settings = self._record, worker.settings
         order.deadline.check("parse")
-        with stage("parse"):
+        with record.stage("parse"):
             plain = inflate(self._body, order.compression, settings.max_body_bytes)
             request = order.taken.parse(plain, settings.max_candidates, order.request_id)
             if order.wanted or order.privileged:
@@ -100,24 +102,27 @@ class Job:
                 request = replace(request, force_variant=wanted, privileged=order.privileged)
             snapshot = worker.serving.choose(request.model)
         self._parsed = request, snapshot
+        record.request_id, record.candidates, record.snapshot = request.request_id, len(request.ids), snapshot
         worker.metrics.candidates.observe(len(request.ids))
         worker.metrics.encodings.labels(order.taken.label, order.given.label).inc()
         try:
-            ranking = worker.ranker.rank(request, snapshot, order.deadline)
+            ranking = worker.ranker.rank(request, snapshot, order.deadline, record)
         except (ModelFailed, PolicyFailed) as exc:
-            worker.log_failure(order.request_id, exc)
+            record.problem, record.error = slug(type(exc)), str(exc)
             if settings.fallback == "none":
                 raise
             return self._degraded(_REASONS[type(exc)]) if self._answered.acquire(blocking=False) else b""
-        with stage("respond"):
+        with record.stage("respond"):
             answer = order.given.answer(ranking)
         if self._answered.acquire(blocking=False):  # else the answer was the fallback order, which exposes nobody
+            record.ranking = ranking
             worker.ranker.note(ranking)
         return answer
 
     def _degraded(self, reason: str) -> bytes:
         """Return the fallback order's bytes."""
         assert self._parsed is not None
+        self._record.degraded = reason
         self._worker.metrics.degraded.labels(reason).inc()
         feature = self._worker.settings.fallback_feature
         return self._order.given.answer(fall_back(*self._parsed, reason, feature))

@@ -1,54 +1,122 @@
-"""Rate, errors and duration of every route, seen from outside the application; and the request's id."""
+"""Rate, errors and duration of every route, seen from outside the application; the request's id; its log line."""
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
+import zlib
+from typing import Any
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.logs import REQUESTS, fields
 from service.metrics import Metrics
+from service.record import Record
+
+_REQUESTS = logging.getLogger(REQUESTS)
+_METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"})
+PROBES = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
+"""Routes that are asked all day long; the log has no lines of them."""
 
 
 class Observed:
-    """Middleware that counts and times requests by route template, never by path."""
+    """Middleware that counts, times and logs requests by route template, never by path."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        """Wrap an application."""
+    def __init__(self, app: ASGIApp, metrics: Metrics, log_sample: float) -> None:
+        """Wrap an application; `log_sample` is the share of good requests that are logged."""
         self._app = app
         self._metrics = metrics
+        self._log_sample = log_sample
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and note its status and duration."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = "500"
+        start = time.perf_counter()
+        record = Record(self._metrics)
+        scope.setdefault("state", {})["record"] = record
+        for name, value in scope["headers"]:
+            if name == b"traceparent":
+                record.traceparent = value.decode("latin-1")
+        status = 500
 
         async def noting(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = str(message["status"])
+                status = message["status"]
+                if record.trace_id:
+                    message["headers"] = [*message["headers"], (b"traceparent", record.traceparent.encode())]
             await send(message)
 
-        start = time.perf_counter()
         try:
             await self._app(scope, receive, noting)
         finally:
+            seconds = time.perf_counter() - start
             route = getattr(scope.get("route"), "path", "unmatched")
             method = scope["method"] if scope["method"] in _METHODS else "other"
-            self._metrics.requests.labels(route, method, status).inc()
-            self._metrics.request_seconds.labels(route).observe(time.perf_counter() - start)
+            self._metrics.note_request(route, method, status, seconds)
+            if route not in PROBES and must_log(record, status, self._log_sample):
+                log_request(record, method, route, status, seconds)
 
 
-_METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"})
+def must_log(record: Record, status: int, share: float) -> bool:
+    """Return whether a request has a line: each that failed or was degraded, and a share of the others.
+
+    Shed requests count as the others do: an overload must not be made worse by its log.
+    """
+    failed = status >= 400 and record.problem != "overloaded"
+    return failed or record.degraded is not None or is_sampled(record.request_id, share)
+
+
+def is_sampled(request_id: str, share: float) -> bool:
+    """Return whether a request belongs to the sample; by its id, so that all replicas and callers agree."""
+    return zlib.crc32(request_id.encode("utf-8", "replace")) < share * 2**32
+
+
+def log_request(record: Record, method: str, route: str, status: int, seconds: float) -> None:
+    """Write the line of an answered request."""
+    level = logging.INFO
+    if status >= 500:
+        level = logging.WARNING if status in (503, 504) else logging.ERROR
+    elif record.degraded is not None:
+        level = logging.WARNING
+    if not _REQUESTS.isEnabledFor(level):
+        return
+    found: dict[str, Any] = {
+        "request_id": record.request_id or None,
+        "trace_id": record.trace_id,
+        "status": status,
+        "duration_ms": round(seconds * 1000, 3),
+        "candidates": record.candidates,
+        "degraded": record.degraded,
+        "problem": record.problem,
+        "error": record.error,
+    }
+    if record.stages:
+        found["stages_ms"] = {name: round((end - start) * 1000, 3) for name, start, end in list(record.stages)}
+    if record.snapshot is not None:
+        found["model"] = record.snapshot.model.name
+        found["model_version"] = str(record.snapshot.model.version)
+        found["config_version"] = record.snapshot.fusion.version
+    if record.ranking is not None:
+        found["assignments"] = dict(record.ranking.decision.assignments)
+    told = {name: value for name, value in found.items() if value is not None}
+    _REQUESTS.log(level, "%s %s %d", method, route, status, extra=fields(**told))
+
+
+def record_of(request: Request) -> Record:
+    """Return what is noted of a request."""
+    record: Record = request.scope["state"]["record"]
+    return record
 
 
 def request_id_of(request: Request) -> str:
     """Return the id that the caller's X-Request-Id gives, or a new one; the same all through a request."""
-    state = request.scope.setdefault("state", {})
-    if "request_id" not in state:
+    record = record_of(request)
+    if not record.request_id:
         given = request.headers.get("x-request-id", "")
-        state["request_id"] = given if 0 < len(given) <= 256 and given.isprintable() else uuid.uuid4().hex
-    return str(state["request_id"])
+        record.request_id = given if 0 < len(given) <= 256 and given.isprintable() else uuid.uuid4().hex
+    return record.request_id

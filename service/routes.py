@@ -12,7 +12,7 @@ from service.caller import for_callers
 from service.errors import BodyTooLarge, HeaderInvalid, NotReady
 from service.job import Job, Order
 from service.keys import ADMIN_KEY_HEADER
-from service.observe import request_id_of
+from service.observe import record_of, request_id_of
 from service.openapi import RANK_OPENAPI, document_of
 from service.wire.encodings import encoding_of_answer, encoding_of_body
 from service.worker import Worker
@@ -44,7 +44,7 @@ def rank_routes(worker: Worker) -> APIRouter:
             body = await read_body(request, worker.settings.max_body_bytes)
         except ClientDisconnect:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        answer = await Job(worker, order, body).answer()
+        answer = await Job(worker, order, body, record_of(request)).answer()
         return Response(answer, media_type=order.given.media_type, headers={"X-Request-Id": order.request_id})
 
     return router

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from service.app import build_app
 from service.errors import PortTaken
 from service.lifecycle import Lifecycle
+from service.logs import count_drops
 from service.metrics import Metrics, start_metrics_server
 from service.settings import Settings
 from service.worker import Worker
@@ -89,6 +90,7 @@ def serve_one(settings: Settings) -> int:
 
 def run_worker(settings: Settings, metrics: Metrics, opened: socket.socket, metrics_port: int) -> int:
     """Load, serve on an open socket until told to stop, return the exit code."""
+    count_drops(metrics.log_dropped)
     worker = Worker(settings, metrics)
     try:
         worker.load()

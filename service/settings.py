@@ -98,6 +98,21 @@ class Settings(BaseModel):
     log_exposures: bool = Field(
         default=True, description="Whether a ranked request of a user in experiments writes a log line of them."
     )
+    log_sample: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Share of good requests that have a log line, chosen by request id; failed and degraded ones have.",
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto", description="How log lines are written; `auto` is text on a terminal, else JSON."
+    )
+    log_buffer_bytes: int = Field(
+        default=4 << 20,
+        ge=4096,
+        le=1 << 30,
+        description="Log lines that may wait to be written; more are dropped and counted.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log line that is written."
     )

@@ -20,6 +20,7 @@ from types import FrameType
 
 from prometheus_client import CollectorRegistry
 
+from service.logs import start_logging
 from service.metrics import Metrics, start_metrics_server, use_slot, workers_registry
 from service.server import open_socket, run_worker, serve_one
 from service.settings import Settings, unknown_variables
@@ -40,18 +41,6 @@ def serve(settings: Settings) -> int:
         return serve_one(settings)
     with tempfile.TemporaryDirectory(prefix="dlen-metrics-") as folder:
         return Supervisor(settings, Path(folder)).run()
-
-
-def start_logging(settings: Settings) -> None:
-    """Write log lines of the wanted severity to stderr."""
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s",
-        force=True,
-    )
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
 
 class Supervisor:

@@ -12,7 +12,7 @@ from service.caller import for_callers
 from service.errors import HeaderInvalid, ModelUnknown, NotReady
 from service.job import Job, Order
 from service.keys import ADMIN_KEY_HEADER
-from service.observe import request_id_of
+from service.observe import record_of, request_id_of
 from service.routes import CLIENT_CLOSED_REQUEST, FORCE_HEADER, read_body, wanted_variants
 from service.snapshot import Snapshot
 from service.wire import v2
@@ -86,7 +86,7 @@ def v2_routes(worker: Worker) -> APIRouter:
             body = await read_body(request, worker.settings.max_body_bytes)
         except ClientDisconnect:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        answer = await Job(worker, order, body).answer()
+        answer = await Job(worker, order, body, record_of(request)).answer()
         if exchange.answer_header_bytes is None:
             return Response(answer, media_type="application/json")
         length = {v2.HEADER_LENGTH: str(exchange.answer_header_bytes)}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from concurrent.futures import ThreadPoolExecutor
 
 from service.admission import Admission
-from service.errors import ServiceError
 from service.keys import Keys
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
@@ -14,8 +12,6 @@ from service.ranker import Ranker
 from service.reload import Reloader
 from service.settings import Settings
 from service.snapshot import Serving
-
-_LOG = logging.getLogger("service.worker")
 
 
 class Worker:
@@ -45,10 +41,6 @@ class Worker:
         self.reloader.load()
         self.lifecycle.warmed = True
         self.reloader.start()
-
-    def log_failure(self, request_id: str, error: ServiceError) -> None:
-        """Write what the caller is not told."""
-        _LOG.error("request %s: %s", request_id, error)
 
     def close(self) -> None:
         """Let go of the threads."""

@@ -45,11 +45,11 @@ def served(models: Path, fusion: Path = FUSION):
         lines = []
         for line in process.stdout:
             lines.append(line)
-            if found := re.search(r"serving on (http://\S+?),? metrics on (http://\S+)", line):
+            if found := re.search(r"serving on (http://[\w.:]+), metrics on (http://[\w.:]+)", line):
                 break
         else:
             pytest.fail("the service ended: " + "".join(lines))
-        yield found[1].rstrip(","), found[2]
+        yield found[1], found[2]
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)

@@ -195,6 +195,16 @@ class Running:
                 total += float(line.rpartition(" ")[2])
         return total
 
+    def lines(self, logger: str | None = None, wanted: int = 0, **found: object) -> list[dict[str, Any]]:
+        """The log's lines of a logger that hold these values; waits a while for as many as are wanted."""
+        give_up = time.monotonic() + 10
+        while True:
+            documents = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+            kept = [d for d in documents if logger in (None, d["logger"]) and found.items() <= d.items()]
+            if len(kept) >= wanted or time.monotonic() > give_up:
+                return kept
+            time.sleep(0.02)
+
     def stop(self, seconds: float = 20) -> int:
         self.client.close()
         if self.process.poll() is None:
@@ -218,7 +228,7 @@ def start(folder: Path, models: Path, fusion: Path, *flags: str, **environment: 
         )
     give_up = time.monotonic() + 60
     while time.monotonic() < give_up and process.poll() is None:
-        found = re.search(r"serving on (http://\S+), metrics on (http://\S+)", log.read_text())
+        found = re.search(r"serving on (http://[\w.:]+), metrics on (http://[\w.:]+)", log.read_text())
         if found:
             running = Running(process, found[1], found[2], log)
             if _is_ready(running):

@@ -201,8 +201,8 @@ def test_each_ranked_request_logs_its_exposures_once(steered, body):
     service.rank({**body, **forced}, **{"X-Admin-Key": OLD_KEY})
     service.rank({**body, "request_id": "seen-nobody", "user": {"id": ""}})
     service.rank({**body, "request_id": "seen-bad", "candidates": [{"id": 1}]})
-    text = [line.partition("service.exposures: ")[2] for line in service.log.read_text().splitlines()]
-    lines = [document for line in text if line and (document := json.loads(line))["request_id"].startswith("seen-")]
+    service.lines("service.exposures", wanted=1, request_id="seen-forced")
+    lines = [line for line in service.lines("service.exposures") if line["request_id"].startswith("seen-")]
     assert sorted(line["request_id"] for line in lines) == [*(f"seen-{n}" for n in range(8)), "seen-forced"]
     last = next(line for line in lines if line["request_id"] == "seen-forced")
     assert last["exposures"] == [{"layer": "ranking", "experiment": "e", "phase": 1, "variant": "b", "forced": True}]
@@ -223,7 +223,13 @@ def test_admin_routes_are_off_by_default(running):
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
-    [(None, "No such file"), (b"", "no key"), (b"# none\n", "no key"), (b"secret\n", "line 1"), (b"\xff", "no ASCII text")],
+    [
+        (None, "No such file"),
+        (b"", "no key"),
+        (b"# none\n", "no key"),
+        (b"secret\n", "line 1"),
+        (b"\xff", "no ASCII text"),
+    ],
 )
 def test_a_key_file_without_keys_is_refused_without_telling_what_it_holds(tmp_path, content, complaint):
     if content is not None:

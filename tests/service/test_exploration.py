@@ -33,7 +33,7 @@ def ranked(rules, models_folder, folder, body):
 def logged(ranker, ranking, caplog):
     with caplog.at_level(logging.INFO, "service.exposures"):
         ranker.note(ranking)
-    return [json.loads(record.getMessage()) for record in caplog.records if record.name == "service.exposures"]
+    return [record.fields for record in caplog.records if record.name == "service.exposures"]
 
 
 def test_a_draw_is_logged_with_position_and_propensity(models_folder, tmp_path, body, caplog):

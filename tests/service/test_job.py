@@ -16,6 +16,7 @@ from service.admission import Deadline
 from service.errors import DeadlineExceeded, ModelFailed
 from service.job import Job, Order
 from service.metrics import Metrics
+from service.record import Record
 from service.settings import Settings
 from service.wire.request import RankRequest
 from service.worker import Worker
@@ -29,7 +30,7 @@ class SlowRanker:
         self.go_on = threading.Event()
         self.error = error
 
-    def rank(self, request: RankRequest, snapshot: object, deadline: Deadline) -> str:
+    def rank(self, request: RankRequest, snapshot: object, deadline: Deadline, record: Record) -> str:
         assert self.go_on.wait(20)
         if self.error is not None:
             raise self.error
@@ -66,7 +67,9 @@ def test_a_ranking_in_time_is_answered_and_noted_once():
     ranker = SlowRanker()
     ranker.go_on.set()
     worker = worker_with(ranker)
-    answer = asyncio.run(Job(worker, order(20_000, wanted={"x": "header"}, privileged=True), b"").answer())
+    answer = asyncio.run(
+        Job(worker, order(20_000, wanted={"x": "header"}, privileged=True), b"", Record(worker.metrics)).answer()
+    )
     worker.close()
     assert answer == b"ranked r {'x': 'header', 'y': 'field'} True"
     assert (ranker.noted, degraded(worker)) == ([answer.decode()], {})
@@ -92,7 +95,7 @@ def test_without_fallback_a_ranking_that_comes_too_late_is_not_noted():
 async def late(worker: Worker, ranker: SlowRanker) -> bytes:
     """Return the answer of a job whose thread ends only after it."""
     try:
-        return await Job(worker, order(50), b"").answer()
+        return await Job(worker, order(50), b"", Record(worker.metrics)).answer()
     finally:
         ranker.go_on.set()
         await asyncio.to_thread(worker.close)

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from service.errors import PortTaken
 from service.metrics import Metrics, start_metrics_server
+from service.record import Record
 
 
 def test_the_docs_list_every_metric_with_its_labels():
@@ -23,7 +24,7 @@ def test_the_docs_list_every_metric_with_its_labels():
 
 def test_stages_are_timed_even_when_they_fail():
     metrics = Metrics(CollectorRegistry())
-    with pytest.raises(KeyError), metrics.stage("predict"):
+    with pytest.raises(KeyError), Record(metrics).stage("predict"):
         raise KeyError
     assert metrics.registry.get_sample_value("dlen_rank_stage_seconds_count", {"stage": "predict"}) == 1
 

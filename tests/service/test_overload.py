@@ -56,7 +56,7 @@ def test_a_failing_model_is_answered_with_the_fallback_order(service, body):
     assert all(item.keys() == {"id", "score"} for item in answer["items"])
     assert [i["id"] for i in service.rank(failing(body, top_k=2)).json()["items"]] == ["c2", "c0"]
     assert service.metric("dlen_rank_degraded_total", reason="model failed") == before + 2
-    assert "output 'p" in service.log.read_text()
+    assert service.lines("service.requests", wanted=1, problem="model-failed", degraded="model failed", level="warning")
 
 
 def test_a_fallback_order_is_given_in_arrow_too(service, body):

@@ -228,7 +228,7 @@ def test_a_single_process_goes_on_when_the_shell_that_started_it_ends(tmp_path, 
         while "serving on" not in log.read_text() and time.monotonic() < give_up:
             time.sleep(0.05)
         time.sleep(0.5)
-        url = re.search(r"serving on (\S+),", log.read_text())[1]
+        url = re.search(r"serving on ([^\s,]+),", log.read_text())[1]
         assert httpx.get(f"{url}/readyz").status_code == 200
     finally:
         os.kill(pid, signal.SIGKILL)
