@@ -58,6 +58,9 @@ def _register_compare(commands: argparse._SubParsersAction[argparse.ArgumentPars
     )
     compare.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
     compare.add_argument("--json", type=Path, metavar="FILE", help="also write all figures there, by experiment")
+    compare.add_argument(
+        "--page", type=Path, metavar="FILE", help="also write one page there of every experiment that --out holds"
+    )
     compare.set_defaults(run=_compare)
 
 
@@ -152,6 +155,7 @@ def _compare(args: argparse.Namespace) -> int:
     from training.compare import Comparison
     from training.experiment import read_experiment
     from training.figures import experiment_figures
+    from training.page import write_page
     from training.results import TEXT_FILE, write_results
 
     if args.threads is not None:
@@ -173,6 +177,8 @@ def _compare(args: argparse.Namespace) -> int:
         console.print(f"{name} → {folder}")
     if args.json:
         write_file(args.json, json.dumps(documents, indent=1).encode())
+    if args.page:
+        console.print(f"{', '.join(write_page(args.out, args.page))} → {args.page}")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from training.compare import Comparison
 from training.dataset import read_prepared
 from training.errors import ConfigInvalid
 from training.experiment import Experiment
+from training.page import write_page
 from training.predict import predict
 from training.run import read_run
 
@@ -127,6 +129,21 @@ def test_the_page_shows_every_model_the_papers_figures_and_that_data_differ(comp
     assert "Recovery of P(UP)" in text
     assert text.count("\n| dlen |") >= 5
     assert (folder / "auc.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_page_holds_every_experiment_with_its_pictures_and_command(compared, tmp_path):
+    out = tmp_path / "out"
+    for name in ("b-second", "a-first"):
+        shutil.copytree(compared[0] / "tiny" / "results", out / name / "results")
+    (out / "c-unfinished").mkdir()
+    page = tmp_path / "docs" / "results.md"
+    page.parent.mkdir()
+    assert write_page(out, page) == ["a-first", "b-second"]
+    text = page.read_text()
+    assert text.count("## A tiny one\n") == 2 and text.count("### AUC\n") == 2
+    assert "dlen compare --config configs/experiments/a-first.yaml --page" in text
+    pictures = re.findall(r"\]\((.+\.png)\)", text)
+    assert len(pictures) == 8 and all((page.parent / picture).is_file() for picture in pictures)
 
 
 def test_running_again_gives_the_same_figures(compared, config):
