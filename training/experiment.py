@@ -48,6 +48,7 @@ class Experiment(_Model):
         baseline: the model that gains refer to.
         seeds: each model is trained once per seed and folder.
         tuning: absent: every model keeps the learning rate that it is given.
+        given: task → another one: it is measured once more, as P(task) / P(other) over the rows where that happened.
         redraws: of the bootstrap over users.
         common: settings of every model.
         models: name → settings that differ from `common`; the order is that of the tables.
@@ -60,6 +61,7 @@ class Experiment(_Model):
     baseline: str
     seeds: tuple[int, ...] = Field(min_length=1)
     tuning: Tuning | None = None
+    given: dict[str, str] = {}
     redraws: int = Field(default=1000, ge=10, le=100_000)
     common: Sections = {}
     models: dict[str, Sections] = Field(min_length=1)

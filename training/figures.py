@@ -1,6 +1,6 @@
 """From an experiment's predictions to its figures: one JSON document, from which text and plots are made.
 
-Legend: S seeds, N pooled test rows, R redraws, T tasks.
+Legend: S seeds, N pooled test rows, M rows of a measure, R redraws, T tasks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from simulator.oracle import Truth, recovery
 from training.bootstrap import bootstrap_aucs, interval, mean_over_seeds
 from training.compare import Outcome, TestRows
 from training.experiment import Experiment
+from training.measured import Measure, measures
 from training.metrics import auc, reliability, task_metrics
 
 Document = dict[str, Any]
@@ -27,8 +28,9 @@ _HISTOGRAM_BINS = 40
 def experiment_figures(experiment: Experiment, rows: TestRows, outcomes: dict[str, Outcome]) -> Document:
     """Return every figure of an experiment; numbers that the labels do not define are None."""
     names = [rows.tasks[column] for column in rows.learned]
-    redrawn = {model: _redrawn(experiment, rows, outcome) for model, outcome in outcomes.items()}
-    models = {model: _model_figures(names, rows, outcome) for model, outcome in outcomes.items()}
+    measured = measures(rows, experiment.given)
+    redrawn = {model: _redrawn(experiment, measured, outcome) for model, outcome in outcomes.items()}
+    models = {model: _model_figures(measured, rows, outcome) for model, outcome in outcomes.items()}
     for model, document in models.items():
         _add_intervals(document, redrawn[model], models[experiment.baseline], redrawn[experiment.baseline])
     return {
@@ -41,34 +43,39 @@ def experiment_figures(experiment: Experiment, rows: TestRows, outcomes: dict[st
         "tuning": None if experiment.tuning is None else experiment.tuning.model_dump(mode="json"),
         "rows": len(rows.labels),
         "users": len(np.unique(rows.users_N)),
-        "tasks": {name: int(rows.labels[:, column].sum()) for name, column in zip(names, rows.learned, strict=True)},
+        "tasks": {measure.name: int(measure.labels_M.sum()) for measure in measured},
+        "given": {
+            measure.name: {"rows": len(measure.rows_M), "task": names[measure.task], "parent": names[measure.parent]}
+            for measure in measured
+            if measure.parent is not None
+        },
         "models": models,
     }
 
 
-def _redrawn(experiment: Experiment, rows: TestRows, outcome: Outcome) -> dict[str, NDArray[np.float64]]:
-    """Return per task, and for their mean, the AUC over redrawn users and seeds [R]."""
+def _redrawn(experiment: Experiment, measured: list[Measure], outcome: Outcome) -> dict[str, NDArray[np.float64]]:
+    """Return per measure, and for the mean of the tasks, the AUC over redrawn users and seeds [R]."""
     redrawn = {}
-    for index, column in enumerate(rows.learned):
-        aucs_SR = bootstrap_aucs(
-            rows.labels[:, column], outcome.p_SNT[:, :, index], rows.users_N, experiment.redraws, BOOTSTRAP_SEED
-        )
-        redrawn[rows.tasks[column]] = mean_over_seeds(aucs_SR, BOOTSTRAP_SEED)
-    return redrawn | {MEAN: np.mean(list(redrawn.values()), axis=0)}
+    for measure in measured:
+        scores_SM = measure.scores(outcome.p_SNT)
+        aucs_SR = bootstrap_aucs(measure.labels_M, scores_SM, measure.users_M, experiment.redraws, BOOTSTRAP_SEED)
+        redrawn[measure.name] = mean_over_seeds(aucs_SR, BOOTSTRAP_SEED)
+    return redrawn | {MEAN: np.mean([redrawn[measure.name] for measure in measured if measure.parent is None], axis=0)}
 
 
-def _model_figures(names: list[str], rows: TestRows, outcome: Outcome) -> Document:
+def _model_figures(measured: list[Measure], rows: TestRows, outcome: Outcome) -> Document:
     tasks: Document = {}
-    for index, (name, column) in enumerate(zip(names, rows.learned, strict=True)):
-        labels_N = rows.labels[:, column]
-        by_seed = [task_metrics(labels_N, p_NT[:, index], rows.users_N) for p_NT in outcome.p_SNT]
-        tasks[name] = {metric: _mean([figures[metric] for figures in by_seed]) for metric in by_seed[0]}
-        tasks[name]["auc_by_seed"] = [figures["auc"] for figures in by_seed]
-        pooled = np.concatenate([p_NT[:, index] for p_NT in outcome.p_SNT])
-        curve = reliability(np.tile(labels_N, len(by_seed)), pooled)
-        tasks[name]["reliability"] = curve.tolist()
-    tasks[MEAN] = {"auc": _mean([figures["auc"] for figures in tasks.values()])}
-    tasks[MEAN]["auc_by_seed"] = [_mean([tasks[name]["auc_by_seed"][s] for name in names]) for s in range(len(by_seed))]
+    for measure in measured:
+        scores_SM = measure.scores(outcome.p_SNT)
+        by_seed = [task_metrics(measure.labels_M, scores_M, measure.users_M) for scores_M in scores_SM]
+        tasks[measure.name] = {metric: _mean([figures[metric] for figures in by_seed]) for metric in by_seed[0]}
+        tasks[measure.name]["auc_by_seed"] = [figures["auc"] for figures in by_seed]
+        curve = reliability(np.tile(measure.labels_M, len(by_seed)), scores_SM.ravel())
+        tasks[measure.name]["reliability"] = curve.tolist()
+    names = [measure.name for measure in measured if measure.parent is None]
+    tasks[MEAN] = {"auc": _mean([tasks[name]["auc"] for name in names])}
+    seeds = range(len(outcome.p_SNT))
+    tasks[MEAN]["auc_by_seed"] = [_mean([tasks[name]["auc_by_seed"][s] for name in names]) for s in seeds]
     return {
         "learning_rate": outcome.tuned.learning_rate,
         "learning_rate_at_edge": outcome.tuned.is_at_edge,

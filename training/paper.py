@@ -28,7 +28,7 @@ PAPER_TABLES = {
     ),
     "table-3": PaperTable(
         "Table 3",
-        "Ali-CCP",
+        "Ali-CCP (CTR is click, CVR is buy_given_click)",
         ("CTR", "CVR"),
         {
             "MMOE": (0.6231, 0.6160),

@@ -31,7 +31,14 @@ def write_results(document: Document, out: Path) -> Path:
 
 def results_text(document: Document) -> str:
     """Return the page: AUC, gains, calibration, P(UP), held-out tasks, the paper's figures, how it was measured."""
-    parts = [f"# {document['title']}", _basis(document), "## AUC", _auc_table(document), "![AUC](auc.png)"]
+    parts = [
+        f"# {document['title']}",
+        _basis(document),
+        *_given(document),
+        "## AUC",
+        _auc_table(document),
+        "![AUC](auc.png)",
+    ]
     parts += [f"## Gain in AUC over {document['baseline']}", _gain_table(document), "![gain](gain.png)"]
     parts += ["## Other metrics, mean over seeds", _metrics_table(document), "![reliability](reliability.png)"]
     if any(model["p_up"] for model in document["models"].values()):
@@ -55,6 +62,15 @@ def _basis(document: Document) -> str:
         f"95 % over {document['redraws']:,} redraws of users and seeds, the same for every model, so that gains are "
         "paired; a gain in bold has an interval without 0."
     )
+
+
+def _given(document: Document) -> list[str]:
+    """Return what each conditional measure means."""
+    return [
+        f"`{name}` is measured over the {found['rows']:,} test rows with {found['parent']} = 1 and orders them by "
+        f"P({found['task']}) / P({found['parent']}). The mean is that of the other columns."
+        for name, found in document.get("given", {}).items()
+    ]
 
 
 def _auc_table(document: Document) -> str:
