@@ -62,7 +62,7 @@ def measure_gate(
     )
 
 
-def check_gate(gate: PrecisionGate) -> None:
+def check_gate(gate: PrecisionGate, what: str = "int8") -> None:
     """Check the figures of a lower precision.
 
     Raises:
@@ -80,7 +80,7 @@ def check_gate(gate: PrecisionGate) -> None:
             complaints.append(f"top-10 overlap of {name} {change.top10_overlap:.3f}")
     if complaints:
         raise PrecisionRefused(
-            f"int8 over {gate.rows:,} validation rows",
+            f"{what} over {gate.rows:,} validation rows",
             found=", ".join(complaints),
             expected=f"|ΔAUC| ≤ {AUC_LIMIT}, mean |Δp| ≤ {MEAN_CHANGE_LIMIT}, top-10 overlap ≥ {OVERLAP_LIMIT}",
         )

@@ -24,7 +24,7 @@ from training.models.layers import PartLayout
 from training.models.network import Network
 
 Rows = Literal["packed", "layer1"]
-_OF_ITEMS = (ITEM_CODES, ITEM_VALUES)
+OF_ITEMS = (ITEM_CODES, ITEM_VALUES)
 
 
 class Cut(Protocol):
@@ -56,8 +56,8 @@ class FloatCut:
     def write(self, folder: Path, weights: WeightsFile) -> None:
         """Write both graphs into `folder`."""
         row, layer1 = self.row, self._rows == "layer1"
-        of_items = [tensor for tensor in self._inputs if tensor.name in _OF_ITEMS]
-        of_request = [tensor for tensor in self._inputs if tensor.name not in _OF_ITEMS]
+        of_items = [tensor for tensor in self._inputs if tensor.name in OF_ITEMS]
+        of_request = [tensor for tensor in self._inputs if tensor.name not in OF_ITEMS]
         encoder = _Encoder(self._network, of_items)
         encoder.writer.write(folder, ITEM_ENCODER_FILE, of_items, [(row, encoder.rows(layer1=layer1))], weights)
         ranks = (_RankLayer1 if layer1 else _RankPacked)(self._network, of_request)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -115,17 +115,36 @@ def run_graph(session: Session, inputs: Arrays) -> Arrays:
     return dict(zip(names, session.run(names, inputs), strict=True))
 
 
-def max_abs_error(network: Network, session: Session, rows: SampleRows, tensors: Sequence[Tensor]) -> tuple[float, int]:
+def max_abs_error(
+    network: Network, session: Session, rows: SampleRows, tensors: Sequence[Tensor]
+) -> tuple[float, int]:
     """Return the largest difference of any output between graph and network, and the candidates compared.
 
     Raises:
         ParityFailed: an output of the graph is not finite, or of another shape.
     """
+    return _largest(lambda row, items: network_outputs(network, *rows.rows_of(row, items)), session, rows, tensors)
+
+
+def max_difference(
+    exact: Session, session: Session, rows: SampleRows, tensors: Sequence[Tensor]
+) -> tuple[float, int]:
+    """Return the largest difference of any output between two graphs, and the candidates compared.
+
+    Raises:
+        ParityFailed: an output of the second is not finite, or of another shape.
+    """
+    return _largest(lambda row, items: run_graph(exact, rows.request(row, items, tensors)), session, rows, tensors)
+
+
+def _largest(
+    exact: Callable[[int, NDArray[np.int64]], Arrays], session: Session, rows: SampleRows, tensors: Sequence[Tensor]
+) -> tuple[float, int]:
     random, worst, compared = np.random.default_rng(0), 0.0, 0
     for count in CANDIDATES:
         for _ in range(REQUESTS_EACH):
             request_row, items = int(random.integers(len(rows.codes))), random.integers(len(rows.codes), size=count)
-            expected = network_outputs(network, *rows.rows_of(request_row, items))
+            expected = exact(request_row, items)
             found = run_graph(session, rows.request(request_row, items, tensors))
             for name, wanted in expected.items():
                 if found[name].shape != wanted.shape or not np.isfinite(found[name]).all():

@@ -58,11 +58,13 @@ class Quantised:
         network: function-preserving copy whose hidden activations span 0…255; what stays in float32 reads it.
         items: how the item part of x becomes bytes.
         layers: integer layers of each expert and latent network that sees items, and of the gates that read x.
+        means: mean input of each layer [E, K] over the calibration rows, of one that reads x in item steps.
     """
 
     network: Network
     items: ItemColumns
     layers: dict[nn.Module, tuple[IntegerLayer, ...]]
+    means: dict[nn.Module, list[Floats]]
 
 
 def quantise(network: Network, codes: Tensor, values: Tensor) -> Quantised:
@@ -82,13 +84,13 @@ def quantise(network: Network, codes: Tensor, values: Tensor) -> Quantised:
         made = []
         for index, (weight, bias, mean) in enumerate(zip(weights, biases, means[mlp], strict=True)):
             on_x = reads_x and index == 0
-            made.append(_on_x(weight, bias, mean, items, request_width) if on_x else _layer(weight, bias, mean))
+            made.append(_on_x(weight, bias, mean, items, request_width) if on_x else integer_layer(weight, bias, mean))
         layers[mlp] = tuple(made)
     for gates in gates_on_items(level).values():
         weight, bias = _arrays([gates.weight, gates.bias])
         wide, mean = weight.transpose(1, 0, 2).reshape(1, weight.shape[1], -1), means[networks_on_items(level)[0][0]][0]
         layers[gates] = (_on_x(wide, bias.reshape(1, -1), mean[:1], items, request_width),)
-    return Quantised(level, items, layers)
+    return Quantised(level, items, layers, means)
 
 
 def equalise(network: Network, maxima: dict[str, list[Tensor]]) -> Network:
@@ -193,7 +195,8 @@ def _rescale(mlp: BatchedMLP, scales: list[Tensor]) -> None:
             before = scale
 
 
-def _layer(weight_EKH: Floats, bias_EH: Floats, mean_EK: Floats) -> IntegerLayer:
+def integer_layer(weight_EKH: Floats, bias_EH: Floats, mean_EK: Floats) -> IntegerLayer:
+    """Return a layer whose inputs are whole numbers, from its weights, and its inputs' mean, per step of theirs."""
     weight, scale, correction = _steps(weight_EKH, mean_EK)
     return IntegerLayer(weight, scale, bias_EH / scale + correction)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import re
 import subprocess
 from dataclasses import dataclass
@@ -35,12 +36,14 @@ from model_export.graph import ServingGraph
 from model_export.int8_graph import Int8Graph
 from model_export.int8_reference import reference_network
 from model_export.item_graphs import FloatCut
-from model_export.items import CutSession, ItemsWanted, write_features, write_items
+from model_export.item_int8 import integer_cut
+from model_export.items import CutSession, ItemsWanted, encoded_items, write_features, write_items
 from model_export.onnx_writer import OPSET, WeightsFile
 from model_export.parity import (
     FP32_TOLERANCE,
     SampleRows,
     check_parity,
+    max_difference,
     network_outputs,
     open_session,
     run_graph,
@@ -204,9 +207,23 @@ def _write_int8(folder: Path, network: Network, rows: SampleRows, run: Run, item
     gate = measure_gate(network, session, rows, inputs, run.description.task_names)
     check_gate(gate)
     request = rows.request(0, _golden_items(rows), inputs)
+    golden = Golden(request, run_graph(session, request))
     parity = Parity(tolerance=INT8_TOLERANCE, max_abs_error=error, rows=compared)
     p_BT = network_outputs(reference, *rows.batch(0, len(rows.codes)))[P]
-    return _Graph(parity, Golden(request, run_graph(session, request)), p_BT, gate)
+
+    def judge(cut: CutSession) -> tuple[Parity, PrecisionGate]:
+        error, compared = max_difference(session, cut, rows, inputs)
+        gate = measure_gate(network, cut, rows, inputs, run.description.task_names)
+        check_gate(gate, "int8 by item rows")
+        return Parity(tolerance=INT8_TOLERANCE, max_abs_error=error, rows=compared), gate
+
+    entry = None
+    if items is not None:
+        given = write_features(folder, run.schema, items)
+        pieces = itertools.chain(encoded_items(folder), [rows.request(0, np.arange(len(rows.codes)), inputs)])
+        cut = integer_cut(quantised, inputs, items.rows, pieces)
+        entry = write_items(folder, items, given, cut, weights, rows, inputs, judge)
+    return _Graph(parity, golden, p_BT, gate, entry)
 
 
 def _golden_items(rows: SampleRows) -> NDArray[np.int64]:
