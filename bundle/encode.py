@@ -39,6 +39,7 @@ Codes = NDArray[np.int32]
 Values = NDArray[np.float32]
 
 _LOGIT_MARGIN = 1e-5
+_ROWS_HASHED_TOGETHER = 4096
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,13 @@ class PartEncoder:
         self._features = {feature.name: feature for feature in features}
         self._lookups = {f.name: _lookup(f) for f in self.code_features}
         self._default_codes = {f.name: self._default_code(f) for f in self.code_features}
+        self._hash_buckets = {
+            feature.name: feature.encoding.buckets
+            for feature in self.code_features
+            if isinstance(feature, CategoricalFeature)
+            and isinstance(feature.encoding, HashEncoding)
+            and feature.value_type == "integer"
+        }
 
     def encode(self, columns: Mapping[str, Column | ListColumn], rows: int) -> EncodedPart:
         """Return the model input of `rows` rows; a feature without a column is missing in every row.
@@ -93,10 +101,12 @@ class PartEncoder:
         codes_NC = np.empty((rows, self.code_columns), dtype=np.int32)
         values_NV = np.empty((rows, self.value_columns), dtype=np.float32)
         missing: dict[str, int] = {}
+        hashed = self._hash_together(columns, rows)
         at = 0
         for feature in self.code_features:
             end = at + feature.columns
-            lacking = self._fill_codes(feature, columns.get(feature.name), codes_NC[:, at:end])
+            out_NC, codes_N = codes_NC[:, at:end], hashed.get(feature.name)
+            lacking = self._fill_codes(feature, columns.get(feature.name), out_NC, codes_N)
             if lacking:
                 missing[feature.name] = lacking
             at = end
@@ -126,8 +136,27 @@ class PartEncoder:
                 typed[name] = values_from_python(name, values, _type_of(feature))
         return typed
 
-    def _fill_codes(self, feature: Feature, column: Column | ListColumn | None, out: Codes) -> int:
-        """Write one feature's codes into `out` [N, columns]; return how many rows lack a value."""
+    def _hash_together(self, columns: Mapping[str, Column | ListColumn], rows: int) -> dict[str, Codes]:
+        """Return the codes [N] of hashed integers of all features at once: a request is short, and calls cost."""
+        if rows > _ROWS_HASHED_TOGETHER:
+            return {}
+        plain = {
+            name: column.values
+            for name in self._hash_buckets
+            if isinstance(column := columns.get(name), Column)
+            and column.indices is None
+            and column.values.dtype.kind in "iu"
+        }
+        if not plain:
+            return {}
+        values_HN = np.concatenate(list(plain.values()), dtype=np.int64, casting="unsafe").reshape(len(plain), rows)
+        buckets_H1 = np.array([[self._hash_buckets[name]] for name in plain], dtype=np.uint64)
+        return dict(zip(plain, hash_codes(values_HN, buckets_H1), strict=True))
+
+    def _fill_codes(
+        self, feature: Feature, column: Column | ListColumn | None, out: Codes, known_N: Codes | None
+    ) -> int:
+        """Write one feature's codes into `out` [N, columns], those known already; return how many rows lack a value."""
         if column is None:
             out[:] = self._default_codes[feature.name]
             return len(out)
@@ -136,11 +165,12 @@ class PartEncoder:
             return _fill_list(feature, column, lookup, out)
         if isinstance(column, ListColumn):
             raise WrongType(f"feature {feature.name!r}", found="a list", expected=f"one {_type_of(feature)}")
-        _check_dtype(feature, column)
-        codes = lookup(column.values)
-        if column.indices is not None:
-            codes = codes[column.indices]
-        out[:, 0] = codes
+        if known_N is None:
+            _check_dtype(feature, column)
+            known_N = lookup(column.values)
+            if column.indices is not None:
+                known_N = known_N[column.indices]
+        out[:, 0] = known_N
         if column.missing is None:
             return 0
         out[column.missing, 0] = self._default_codes[feature.name]
@@ -176,8 +206,8 @@ def value_features(features: Sequence[Feature]) -> tuple[NumericFeature, ...]:
     return tuple(f for f in features if isinstance(f, NumericFeature) and not f.columns)
 
 
-def hash_codes(values: NDArray[np.generic], buckets: int) -> Codes:
-    """Return codes [N] in [FIRST_CODE, FIRST_CODE + buckets) of integers or strings.
+def hash_codes(values: NDArray[np.generic], buckets: int | NDArray[np.uint64]) -> Codes:
+    """Return codes, shaped as the values, in [FIRST_CODE, FIRST_CODE + buckets) of integers or strings.
 
     Integers enter as themselves, strings as the CRC-32 of their UTF-8 bytes; both are then mixed by the
     finaliser of SplitMix64 (Steele et al., 2014) and reduced modulo `buckets`.
@@ -192,7 +222,8 @@ def hash_codes(values: NDArray[np.generic], buckets: int) -> Codes:
     keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     keys = keys ^ (keys >> np.uint64(31))
-    return (keys % np.uint64(buckets)).astype(np.int32) + np.int32(FIRST_CODE)
+    modulus = np.uint64(buckets) if isinstance(buckets, int) else buckets
+    return (keys % modulus).astype(np.int32) + np.int32(FIRST_CODE)
 
 
 def bucket_codes(values: NDArray[np.float64], edges: NDArray[np.float64]) -> Codes:
