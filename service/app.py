@@ -35,12 +35,14 @@ def build_app(worker: Worker) -> FastAPI:
     app.include_router(content_routes(worker))
     if worker.settings.admin_keys_file is not None and worker.reloader.source.history is not None:
         app.include_router(admin_routes(worker, worker.reloader.source.history))
-    app.add_middleware(Observed, metrics=worker.metrics, log_sample=worker.settings.log_sample)
+    app.add_middleware(Observed, metrics=worker.metrics, log_sample=worker.settings.log_sample, tracing=worker.tracing)
     app.add_middleware(Door, worker=worker, path=RANK_PATH)  # added last, so outermost
     app.add_exception_handler(ServiceError, _error_handler(worker))
     app.add_exception_handler(HTTPException, _http_error_handler)
     app.add_exception_handler(Exception, _bug_handler)
     describe(app)
+    if worker.tracing is not None:
+        worker.tracing.instrument(app)
     return app
 
 

@@ -100,6 +100,7 @@ class Metrics:
             "dlen_log_lines_dropped_total", "Log lines that found no room to wait, or nobody who reads.", ("kind",),
             registry=r,
         )  # fmt: skip
+        self.spans_lost = Counter("dlen_trace_spans_lost_total", "Spans that the collector did not take.", registry=r)
         self.rules_skipped = Counter(
             "dlen_rerank_skipped_total", "Rules that found no data to work on.", ("rule",), registry=r
         )

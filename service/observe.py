@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.logs import REQUESTS, fields
 from service.metrics import Metrics
 from service.record import Record
+from service.tracing import Tracing
 
 _REQUESTS = logging.getLogger(REQUESTS)
 _METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"})
@@ -24,11 +25,12 @@ PROBES = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"
 class Observed:
     """Middleware that counts, times and logs requests by route template, never by path."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, log_sample: float) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, log_sample: float, tracing: Tracing | None) -> None:
         """Wrap an application; `log_sample` is the share of good requests that are logged."""
         self._app = app
         self._metrics = metrics
         self._log_sample = log_sample
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and note its status and duration."""
@@ -41,12 +43,16 @@ class Observed:
         for name, value in scope["headers"]:
             if name == b"traceparent":
                 record.traceparent = value.decode("latin-1")
+        if self._tracing is not None:
+            self._tracing.take_context(record)
         status = 500
 
         async def noting(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if self._tracing is not None:
+                    self._tracing.tell(record)  # now: the span ends with the answer
                 if record.trace_id:
                     message["headers"] = [*message["headers"], (b"traceparent", record.traceparent.encode())]
             await send(message)

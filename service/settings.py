@@ -113,6 +113,14 @@ class Settings(BaseModel):
         le=1 << 30,
         description="Log lines that may wait to be written; more are dropped and counted.",
     )
+    otel_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s@]+$",
+        description="Where traces go, OTLP over HTTP: http://collector:4318/v1/traces, say; without it, none are made.",
+    )
+    otel_sample: float = Field(
+        default=0.01, ge=0, le=1, description="Share of requests that are traced, unless their caller has decided."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log line that is written."
     )

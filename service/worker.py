@@ -12,6 +12,7 @@ from service.ranker import Ranker
 from service.reload import Reloader
 from service.settings import Settings
 from service.snapshot import Serving
+from service.tracing import Tracing
 
 
 class Worker:
@@ -28,6 +29,7 @@ class Worker:
         self.caller_keys = Keys("keys_file", settings.keys_file, keep_last_good=True)
         self.admission = Admission(settings, metrics)
         self.ranker = Ranker(metrics, log_exposures=settings.log_exposures)
+        self.tracing = None if settings.otel_endpoint is None else Tracing(settings, metrics.spans_lost)
         self.pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="rank")
 
     def load(self) -> None:
@@ -46,3 +48,5 @@ class Worker:
         """Let go of the threads."""
         self.reloader.stop()
         self.pool.shutdown(wait=True, cancel_futures=True)
+        if self.tracing is not None:
+            self.tracing.close()
