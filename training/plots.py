@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,6 +18,21 @@ def draw(document: Document) -> dict[str, bytes]:
     if any(model["p_up"] for model in document["models"].values()):
         pictures["p_up.png"] = _p_up(document)
     return pictures
+
+
+def draw_speed(documents: Sequence[Document]) -> bytes:
+    """Return a picture of rows per second of CPU time by library, one panel per size."""
+    canvas = Figure(figsize=(5 * len(documents), 2.8), layout="constrained")
+    for panel, document in zip(canvas.subplots(1, len(documents), squeeze=False)[0], documents, strict=True):
+        libraries = document["libraries"]
+        names = list(libraries)[::-1]
+        colours = ["C0" if name.startswith("dlen") else "C7" for name in names]
+        bars = panel.barh(names, [libraries[name]["rows_per_cpu_s"] for name in names], color=colours)
+        panel.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize="small")
+        panel.margins(x=0.18)
+        panel.set(title=f"{document['title']}", xlabel="rows per second of CPU, one thread")
+        panel.grid(axis="x", alpha=0.3)
+    return _png(canvas)
 
 
 def _by_task(document: Document, figure: str) -> bytes:
