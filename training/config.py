@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -25,7 +25,8 @@ class TrainingConfig(BaseModel):
         embedding_decay: L2 penalty on the embedding rows of a batch (weight decay of the tables).
         sparse_tables: only the embedding rows of a batch are updated (lazy Adam). Other rows' momentum stands
             still, so weights differ a little from those without; faster from some 300,000 embedding rows on.
-        batch_size: rows per step.
+        batch_size: rows per step, over all processes.
+        precision: of the matrix products of a step; weights, logits, losses and validation are float32 in both.
         epochs: passes over the training rows at most.
         evaluations_per_epoch: validations per epoch, evenly spaced.
         patience: validations without a better loss before training stops.
@@ -43,6 +44,7 @@ class TrainingConfig(BaseModel):
     weight_decay: float = Field(default=0.0, ge=0)
     embedding_decay: float = Field(default=0.0, ge=0)
     sparse_tables: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
     batch_size: int = Field(default=1024, ge=1)
     epochs: int = Field(default=3, ge=1)
     evaluations_per_epoch: int = Field(default=2, ge=1)

@@ -149,7 +149,8 @@ class Trainer:
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
         self.network.train()
-        logits = self._forward(batch.codes_BC, batch.values_BV)
+        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            logits = self._forward(batch.codes_BC, batch.values_BV)
         loss = total(
             config.loss,
             logits,

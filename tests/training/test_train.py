@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import fields
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from training.config import read_config
 from training.dataset import read_prepared
 from training.describe import describe_run
 from training.errors import ConfigInvalid, TrainingDiverged
+from training.models.config import MODEL_NAMES
 from training.run import create_run, read_run, read_tensors
 from training.train import Trainer
 
@@ -28,10 +30,10 @@ SMALL = {
 }
 
 
-def trainer(folder, prepared, advance=lambda done, of: None, **changes) -> Trainer:
+def trainer(folder, prepared, advance=lambda done, of: None, model="dlen-mmoe", **changes) -> Trainer:
     overrides = SMALL | {f"training.{key}": value for key, value in changes.items()}
     data = read_prepared(prepared)
-    run = create_run(folder, describe_run(read_config(None, "dlen-mmoe", overrides), data), data.schema)
+    run = create_run(folder, describe_run(read_config(None, model, overrides), data), data.schema)
     return Trainer(run, data, lambda line: None, advance)
 
 
@@ -85,6 +87,29 @@ def test_sparse_tables_move_only_the_rows_of_the_batch_and_these_as_dense_ones_d
 def test_decay_of_tables_and_sparse_tables_exclude_each_other():
     with pytest.raises(ConfigInvalid, match="embedding_decay must be 0 with sparse_tables"):
         read_config(None, None, {"training.sparse_tables": True, "training.embedding_decay": 0.1})
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_bfloat16_rounds_products_and_leaves_logits_and_losses_in_float32(prepared, tmp_path, name):
+    losses, logits = {}, {}
+    for precision in ("float32", "bfloat16"):
+        made = trainer(tmp_path / precision, prepared, model=name, precision=precision)
+        made.network.register_forward_hook(lambda network, args, out, key=precision: logits.update({key: out}))
+        losses[precision] = made.step(next(made.batches.epoch(0)))
+        assert all(
+            weight.dtype == torch.float32 for weight in made.network.state_dict().values() if weight.is_floating_point()
+        )
+    for field in fields(logits["float32"]):
+        found = getattr(logits["bfloat16"], field.name)
+        assert not isinstance(found, torch.Tensor) or found.dtype == torch.float32
+    first = fields(logits["float32"])[0].name
+    assert not torch.equal(*(getattr(made, first) for made in logits.values()))
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=2e-3)
+
+
+def test_a_bfloat16_run_learns_what_a_float32_run_learns(prepared, tmp_path):
+    found, expected = (trainer(tmp_path / p, prepared, precision=p).fit() for p in ("bfloat16", "float32"))
+    assert found["best"]["loss"] == pytest.approx(expected["best"]["loss"], rel=1e-3)
 
 
 def test_one_seed_gives_one_result_and_another_seed_another(prepared, tmp_path):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from training.models.config import ModelConfig
-from training.models.layers import BatchedMLP, linear_weight
+from training.models.layers import BatchedMLP, last_product, linear_weight
 from training.models.structure import TaskStructure
 
 
@@ -124,7 +124,7 @@ class IndependentHead(nn.Module):
         """Return the tasks' logits."""
         del x_BK
         towers = self.towers(self.dropout(representations_TBH))
-        return TaskLogits(torch.bmm(towers, self.weight).squeeze(2).T + self.bias, self.structure)
+        return TaskLogits(last_product(towers, self.weight).squeeze(2).T + self.bias, self.structure)
 
 
 class LatentHead(nn.Module):
@@ -150,8 +150,8 @@ class LatentHead(nn.Module):
     def forward(self, x_BK: Tensor, representations_TBH: Tensor) -> LatentLogits:
         """Return the logits of P(t|UP), P(t|¬UP) and P(UP)."""
         towers = self.towers(self.dropout(representations_TBH))
-        fg_TB2 = torch.bmm(towers, self.weight)
+        fg_TB2 = last_product(towers, self.weight)
         latent = self.dropout(self.latent(x_BK)[0])
-        h_B = (latent @ self.latent_weight + self.latent_bias).squeeze(1)
+        h_B = (last_product(latent, self.latent_weight) + self.latent_bias).squeeze(1)
         f_BT, g_BT = fg_TB2[:, :, 0].T + self.bias_f, fg_TB2[:, :, 1].T + self.bias_g
         return LatentLogits(h_B, f_BT, g_BT, self.alpha, self.structure)

@@ -125,6 +125,17 @@ def side_by_side(x: Tensor, weight_EKH: Tensor, bias_E1H: Tensor) -> Tensor:
     return flat.view(-1, networks, outputs).transpose(0, 1)
 
 
+def last_product(x: Tensor, weight: Tensor) -> Tensor:
+    """Return x @ weight at the precision of the weight, also where autocast made x narrower.
+
+    For the products that give logits: rounded to bfloat16 they would have three digits.
+    """
+    if x.dtype == weight.dtype:
+        return x @ weight
+    with torch.autocast(x.device.type, enabled=False):
+        return x.to(weight.dtype) @ weight
+
+
 def linear_weight(networks: int, inputs: int, outputs: int) -> Tensor:
     """Return initial weights [E, K, H], uniform within ±sqrt(3 / K) (variance 1 / K)."""
     bound = math.sqrt(3.0 / max(inputs, 1))
