@@ -13,6 +13,7 @@ from training import prepare as preparing
 from training.errors import LabelInvalid, OutputFailed
 from training.prepare import prepare
 from training.schema import SPLITS
+from training.sources import table as tables
 from training.write import SplitWriters
 
 FILES = 4
@@ -75,6 +76,19 @@ def test_after_a_kill_only_unfinished_work_is_done(
         assert pl.read_parquet(found.rows_path(split)).equals(pl.read_parquet(wanted.rows_path(split)))
     assert found.info == wanted.info and found.schema == wanted.schema
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "schema.yaml", "shards", "whole"]
+
+
+def test_a_csv_file_is_turned_into_parquet_once(tmp_path, monkeypatch):
+    opened = source(tmp_path, table(), LABELS_ONLY, name="rows.csv")
+    wanted, _ = prepare(opened, tmp_path / "whole")
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        counted(patched, preparing, "survey", 1)
+        prepare(opened, tmp_path / "out")
+    with monkeypatch.context() as patched:
+        staged = counted(patched, tables, "stage_csv")
+        found, _ = prepare(opened, tmp_path / "out")
+    assert staged == []
+    assert all(same(arrays(found, split), arrays(wanted, split)) for split in SPLITS)
 
 
 def test_what_was_begun_from_other_input_is_not_taken(tmp_path, opened, monkeypatch):

@@ -37,7 +37,7 @@ class TableSource:
         """Return the rows; a CSV file is turned into Parquet in `folder` first."""
         files = self.files()
         staged = [
-            stage_csv(path, folder / f"{number:05d}.parquet", self.schema)
+            _staged_once(path, folder / f"{number:05d}.parquet", self.schema)
             if path.suffix.lower() in (".csv", ".tsv")
             else path
             for number, path in enumerate(files)
@@ -75,6 +75,11 @@ def table_files(path: Path) -> tuple[Path, ...]:
     return files
 
 
+def _staged_once(path: Path, staged: Path, schema: DatasetSchema) -> Path:
+    """Return the copy of a CSV file, the one that is there if an earlier attempt made it."""
+    return staged if staged.exists() else stage_csv(path, staged, schema)
+
+
 def stage_csv(path: Path, staged: Path, schema: DatasetSchema | FeatureSchema, texts: Sequence[str] = ()) -> Path:
     """Return `staged`, a Parquet copy of a CSV file with the types that the schema asks for; `texts` stay strings.
 
@@ -95,7 +100,9 @@ def stage_csv(path: Path, staged: Path, schema: DatasetSchema | FeatureSchema, t
             infer_schema_length=None,
             try_parse_dates=True,
         )
-        frame.sink_parquet(staged)
+        aside = staged.with_suffix(".part")
+        frame.sink_parquet(aside)
+        aside.rename(staged)
     except pl.exceptions.NoDataError:
         raise SourceEmpty(str(path), found="an empty file", expected="a header and rows") from None
     except (pl.exceptions.PolarsError, OSError) as exc:
