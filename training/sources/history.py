@@ -40,12 +40,14 @@ class Tally:
         keys: columns that the log and the rows share.
         rates: what is measured.
         per_day: count only rows where `SHOWN` is not null, per day of them that the row can look back on.
+        lag: days between the row's day and the last day counted; with 2 the day before it is left out.
     """
 
     prefix: str
     keys: tuple[str, ...]
     rates: tuple[Rate, ...]
     per_day: bool = False
+    lag: int = 1
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -62,12 +64,13 @@ def with_tally(rows: pl.DataFrame, log: pl.DataFrame, tally: Tally) -> pl.DataFr
         tally: what to count.
     """
     outcomes = [SHOWN, *(rate.outcome for rate in tally.rates)]
-    known = _before(rows, log, tally.keys, outcomes)
-    prior = _before(rows, log, (), outcomes)
+    seen_by = rows.select(*tally.keys, pl.col(DAY) - (tally.lag - 1))
+    known = _before(seen_by, log, tally.keys, outcomes)
+    prior = _before(seen_by, log, (), outcomes)
     count = known.get_column("rows").fill_null(0).cast(pl.Float64)
     if tally.per_day:
-        days = rows.get_column(DAY) - log.filter(pl.col(SHOWN).is_not_null()).get_column(DAY).min()
-        count = (known.get_column(f"n_{SHOWN}").fill_null(0) / days.cast(pl.Float64)).fill_nan(None)
+        days = seen_by.get_column(DAY) - log.filter(pl.col(SHOWN).is_not_null()).get_column(DAY).min()
+        count = (known.get_column(f"n_{SHOWN}").fill_null(0) / days.clip(0).cast(pl.Float64)).fill_nan(None)
     added = [count.alias(f"{tally.prefix}_count")]
     for rate in tally.rates:
         total, number = known.get_column(f"sum_{rate.outcome}"), known.get_column(f"n_{rate.outcome}")

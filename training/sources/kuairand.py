@@ -38,21 +38,31 @@ _CLICK, _LONG, _LIKE = Rate("click", 10), Rate("long_view", 10), Rate("like", 20
 _FOLLOW, _COMMENT, _FORWARD = Rate("follow", 50), Rate("comment", 50), Rate("forward", 50)
 _HATE, _PROFILE, _PLAYED = Rate("hate", 50), Rate("profile_enter", 50), Rate("played", 10)
 _ALL = (_CLICK, _LONG, _LIKE, _FOLLOW, _COMMENT, _FORWARD, _HATE, _PROFILE, _PLAYED)
+_SECONDS, _SKIP = Rate("seconds", 10), Rate("skip", 10)
 _PAIR = (Rate("click", 3), Rate("long_view", 3), Rate("like", 5))
+_PAIR_SETTLED = _PAIR[:1]
 
 TALLIES = (
     Tally("user", ("user_id",), _ALL, per_day=True),
-    Tally("video", ("video_id",), _ALL, per_day=True),
+    Tally("video", ("video_id",), (*_ALL, _SECONDS, _SKIP), per_day=True),
     Tally("author", ("author_id",), (_CLICK, _LONG, _LIKE, _FOLLOW), per_day=True),
     Tally("music", ("music_id",), (_CLICK, _LIKE), per_day=True),
     Tally("tag", ("main_tag",), (_CLICK, _LONG, _LIKE, _COMMENT), per_day=True),
     Tally("user_tab", ("user_id", "tab"), (_CLICK, _LONG, _LIKE), per_day=True),
-    Tally("video_tab", ("video_id", "tab"), (_CLICK, _LONG, _LIKE), per_day=True),
+    Tally("video_tab", ("video_id", "tab"), (_CLICK, _LONG, _LIKE, _SECONDS), per_day=True),
     Tally("user_video", ("user_id", "video_id"), _PAIR),
     Tally("user_author", ("user_id", "author_id"), _PAIR),
     Tally("user_tag", ("user_id", "main_tag"), _PAIR),
     Tally("user_length", ("user_id", "length_band"), _PAIR),
     Tally("user_hour", ("user_id", "day_part"), (Rate("click", 3),), per_day=True),
+    # settled: without the day before the row's
+    Tally("user_settled", ("user_id",), (_CLICK, _PLAYED, _SECONDS, _SKIP), per_day=True, lag=2),
+    Tally("user_tab_settled", ("user_id", "tab"), (_CLICK, _LONG, _SECONDS), per_day=True, lag=2),
+    Tally("user_hour_settled", ("user_id", "day_part"), (Rate("click", 3),), per_day=True, lag=2),
+    Tally("user_video_settled", ("user_id", "video_id"), _PAIR_SETTLED, lag=2),
+    Tally("user_author_settled", ("user_id", "author_id"), _PAIR_SETTLED, lag=2),
+    Tally("user_tag_settled", ("user_id", "main_tag"), _PAIR_SETTLED, lag=2),
+    Tally("user_length_settled", ("user_id", "length_band"), _PAIR_SETTLED, lag=2),
 )
 LIFT_TALLIES = (
     Tally("video", ("video_id",), (Rate("lift", 20),)),
@@ -63,7 +73,21 @@ LIFT_TALLIES = (
     Tally("user_tab", ("user_id", "tab"), (Rate("pull", 10),)),
     Tally("user_tag", ("user_id", "main_tag"), (Rate("pull", 5),)),
     Tally("user_length", ("user_id", "length_band"), (Rate("pull", 5),)),
+    Tally("user_settled", ("user_id",), (Rate("pull", 10),), lag=2),
+    Tally("user_tab_settled", ("user_id", "tab"), (Rate("pull", 10),), lag=2),
+    Tally("user_tag_settled", ("user_id", "main_tag"), (Rate("pull", 5),), lag=2),
+    Tally("user_length_settled", ("user_id", "length_band"), (Rate("pull", 5),), lag=2),
 )
+_LONG_LIFT = (Rate("long_lift", 10),)
+LONG_LIFT_TALLIES = (
+    Tally("video", ("video_id",), _LONG_LIFT),
+    Tally("author", ("author_id",), _LONG_LIFT),
+    Tally("music", ("music_id",), _LONG_LIFT),
+    Tally("tag", ("main_tag",), _LONG_LIFT),
+    Tally("length", ("length_band",), _LONG_LIFT),
+)
+_LONGEST_LAG = max(tally.lag for tally in TALLIES)
+_EXPOSURE_KEYS = ("user_id", "video_id", "author_id", "music_id", "main_tag", "length_band", DAY)
 
 
 @dataclass(frozen=True)
@@ -74,7 +98,7 @@ class KuaiRandSource:
     schema: DatasetSchema
     schema_path: Path
     name: str = "kuairand"
-    version: int = 4
+    version: int = 5
 
     def files(self) -> tuple[Path, ...]:
         """Return the files that are read, in a fixed order.
@@ -136,15 +160,15 @@ def with_features(log: pl.DataFrame, files: tuple[Path, ...]) -> pl.DataFrame:
     users = _users(next(path for path in files if path.name == USER_FILE))
     rows = log.join(videos, on="video_id", how="left", maintain_order="left")
     past = _past(rows)
+    exposures = past.select(*_EXPOSURE_KEYS, "long_view", "like").clear()
     for path in files:
         if path.name == EXPOSURES_FILE:
-            past = pl.concat(
-                [_exposures(path, videos, int(rows.select(pl.col(DAY).min()).item()) - 1), past], how="diagonal"
-            )
+            exposures = _exposures(path, videos, int(rows.select(pl.col(DAY).min()).item()) - _LONGEST_LAG)
+    past = pl.concat([exposures, past], how="diagonal")
     rows = rows.drop("play_time_ms", "duration_ms", "is_profile_enter")
     for tally in TALLIES:
         rows = with_tally(rows, past, tally)
-    rows = _with_lifts(rows)
+    rows = _with_long_lifts(_with_lifts(rows), exposures)
     rows = with_days_since(rows, past.filter(pl.col("click").is_not_null()), ["user_id"], "user_days_since")
     return rows.join(users, on="user_id", how="left", maintain_order="left")
 
@@ -168,18 +192,53 @@ def _with_lifts(rows: pl.DataFrame) -> pl.DataFrame:
     return rows
 
 
+def _with_long_lifts(rows: pl.DataFrame, exposures: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows with long-view rates freed of who watched, and the user's of the exposures freed of what.
+
+    Among the exposures both sides are freed of each other: user's rate → video's lift → user's pull → lift.
+    """
+    own = _over_all(exposures, "user_id", "long_view", 5)
+    lift = exposures.with_columns((pl.col("long_view") - own).alias("long_lift"))
+    pull = exposures.with_columns(
+        (pl.col("long_view") - _over_all(lift, "video_id", "long_lift", 10)).alias("long_pull")
+    )
+    own = _over_all(pull, "user_id", "long_pull", 5)
+    lift = exposures.with_columns((pl.col("long_view") - own).alias("long_lift"))
+    earlier_rate = pl.coalesce("user_long_view_rate", "tag_long_view_rate")
+    logged = rows.with_columns((pl.col("long_view") - earlier_rate).alias("long_lift"), pl.lit(1).alias(SHOWN))
+    columns = (*_EXPOSURE_KEYS, "long_lift")
+    past = pl.concat([lift.select(columns), logged.select(*columns, SHOWN)], how="diagonal")
+    for tally in LONG_LIFT_TALLIES:
+        rows = rows.with_columns(_rate(rows, past, tally))
+    of_user = Tally("user", ("user_id",), (Rate("long_pull", 5),))
+    return rows.with_columns(_rate(rows, pull.with_columns(pl.lit(None, pl.Int32).alias(SHOWN)), of_user))
+
+
+def _rate(rows: pl.DataFrame, log: pl.DataFrame, tally: Tally) -> pl.Series:
+    """Return the tally's one rate of the rows."""
+    return with_tally(rows.select(*tally.keys, DAY), log, tally).get_column(tally.columns[1])
+
+
+def _over_all(log: pl.DataFrame, key: str, outcome: str, weight: float) -> pl.Series:
+    """Return, per row of a log of one day, the key's smoothed mean over all of it, the row included."""
+    log = log.with_columns(pl.lit(None, pl.Int32).alias(SHOWN))
+    return _rate(log.with_columns(pl.col(DAY) + 1), log, Tally("of", (key,), (Rate(outcome, weight),)))
+
+
 def _past(rows: pl.DataFrame) -> pl.DataFrame:
     """Return the log as history: keys and outcomes under short names."""
     played = (pl.col("play_time_ms") / pl.col("duration_ms").clip(1000)).clip(0, 3).log1p()
+    seconds = pl.col("play_time_ms") / 1000
     return rows.select(
         "user_id", "video_id", "author_id", "music_id", "main_tag", "length_band", "tab", "day_part", DAY,
         *(pl.col(name).alias(name.removeprefix("is_")) for name in (*OUTCOMES, "is_profile_enter")),
-        played.alias("played"), pl.lit(1).alias(SHOWN),
+        played.alias("played"), seconds.clip(0, 60).log1p().alias("seconds"),
+        (seconds < 3).cast(pl.Int64).alias("skip"), pl.lit(1).alias(SHOWN),
     )  # fmt: skip
 
 
 def _exposures(path: Path, videos: pl.DataFrame, day: int) -> pl.DataFrame:
-    """Return the history exposures as rows of the day before the log begins; only two outcomes are known."""
+    """Return the history exposures as rows of a day before the log begins; only two outcomes are known."""
     try:
         frame = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as exc:

@@ -36,6 +36,23 @@ def test_counts_and_rates_match_a_slow_loop(rows):
 
 
 @settings(max_examples=40, deadline=None)
+@given(st.lists(ROW, min_size=1, max_size=25))
+def test_with_a_lag_the_latest_days_are_left_out(rows):
+    log = frame(rows)
+    found = with_tally(log, log, Tally("k", ("key",), (Rate("y", 2.0),), lag=2))
+    for (key, day, _), count, rate in zip(rows, found["k_count"], found["k_y_rate"], strict=True):
+        seen = [y for k, d, y in rows if k == key and d < day - 1 and key is not None]
+        assert count == len(seen)
+        assert (rate is None) == (not [y for y in seen if y is not None])
+
+
+def test_counts_per_day_with_a_lag_divide_by_the_days_that_count():
+    log = frame([("a", 0, 1), ("a", 1, 1), ("a", 2, 1), ("a", 3, 1)])
+    found = with_tally(log, log, Tally("k", ("key",), (), per_day=True, lag=2))
+    assert found["k_count"].to_list() == [None, None, 1.0, 1.0]
+
+
+@settings(max_examples=40, deadline=None)
 @given(st.lists(ROW, min_size=1, max_size=25), st.integers(0, 5), st.integers(0, 5))
 def test_outcomes_of_a_day_and_later_change_nothing_on_it(rows, day, flip):
     log = frame(rows)

@@ -12,7 +12,16 @@ import pytest
 from training.errors import ColumnMissing, SourceEmpty, SourceMissing, SourceUnreadable
 from training.prepare import prepare
 from training.requests import RequestChoice, build_requests
-from training.sources.kuairand import LOG_FILE, OUTCOMES, USER_FILE, VIDEO_FILE, open_kuairand, read_log, with_features
+from training.sources.kuairand import (
+    EXPOSURES_FILE,
+    LOG_FILE,
+    OUTCOMES,
+    USER_FILE,
+    VIDEO_FILE,
+    open_kuairand,
+    read_log,
+    with_features,
+)
 
 OUTCOME_COLUMNS = (*OUTCOMES, "play_time_ms", "is_profile_enter", "profile_stay_time", "comment_stay_time")
 LABELS = [name for name in OUTCOMES if name != "long_view"]
@@ -85,6 +94,30 @@ def test_features_do_not_change_with_outcomes_of_their_day_or_later(official, da
     check_no_leak(official, date)
 
 
+def test_settled_features_do_not_change_with_outcomes_of_the_day_before(official):
+    one, other = features_of(official), features_of(official, with_outcomes_flipped(20220501))
+    settled = [name for name in one.columns if "_settled_" in name]
+    seen = pl.col("date") <= 20220502
+    assert len(settled) > 20
+    assert one.filter(seen).select(settled).equals(other.filter(seen).select(settled))
+    assert not one.filter(seen).select("user_click_rate").equals(other.filter(seen).select("user_click_rate"))
+
+
+def test_exposures_are_history_of_every_day_and_their_lifts_are_freed_of_who_watched(official):
+    # video 0 is shown to the user who finishes everything, video 1 to the one who finishes nothing: equal lifts
+    pairs = [(0, 0, 1)] * 20 + [(0, 2, 1)] * 20 + [(1, 1, 0)] * 20 + [(1, 2, 0)] * 20
+    shown = pl.DataFrame(pairs, schema=["user_id", "video_id", "long_view"], orient="row")
+    shown.with_columns(pl.lit(0).alias("is_like")).write_parquet(official / EXPOSURES_FILE)
+    first = features_of(official).filter(pl.col("date") == 20220425)
+    rates = {
+        name: dict(first.select("video_id", name).drop_nulls().iter_rows())
+        for name in ("video_long_view_rate", "video_long_lift_rate")
+    }
+    assert set(rates["video_long_lift_rate"]) <= {0, 1, 2}
+    assert rates["video_long_view_rate"][0] - rates["video_long_view_rate"][1] > 0.6
+    assert abs(rates["video_long_lift_rate"][0] - rates["video_long_lift_rate"][1]) < 0.1
+
+
 def test_no_outcome_is_an_input(official):
     assert not set(OUTCOME_COLUMNS) & {feature.name for feature in open_kuairand(official).schema.features}
 
@@ -103,8 +136,8 @@ def test_earlier_days_of_the_full_download_are_history_only(official):
     after = prepare(open_kuairand(official), official / "after")[0]
     assert after.info.splits == before.info.splits
     assert after.info.left_out == 900
-    assert "user_click_rate" in before.info.missing  # the first day looks back on nothing
-    assert "user_click_rate" not in after.info.missing
+    assert "author_click_rate" in before.info.missing  # the first day looks back on nothing
+    assert "author_click_rate" not in after.info.missing
 
 
 def test_the_layout_may_lie_in_a_data_folder(official):
