@@ -74,7 +74,8 @@ def _items(ranking: Ranking) -> bytes:
     columns = _columns(ranking)
     width = 2 + columns.shape[1]
     texts: list[bytes] = [b""] * (len(order_K) * width)
-    texts[0::width] = [orjson.dumps(ids[row]) for row in order_K.tolist()]
+    # no text holds "," with both quotes bare, so that splitting there gives one text each
+    texts[0::width] = orjson.dumps([ids[row] for row in order_K.tolist()])[2:-2].split(b'","')
     texts[1::width] = _numbers(ranking.ranked.score_N[order_K])
     numbers = _numbers(columns.ravel())
     for column in range(columns.shape[1]):
@@ -101,10 +102,10 @@ def _columns(ranking: Ranking) -> np.ndarray[tuple[int, int], np.dtype[np.float3
 def _template(ranking: Ranking) -> bytes:
     """Return one candidate's JSON with a %b for each value; task names hold no percent sign."""
     if ranking.predicted is None:
-        return b'{"id":%b,"score":%b}'
+        return b'{"id":"%b","score":%b}'
     tasks = ",".join(f'"{name}":%b' for name in ranking.snapshot.model.manifest.task_names)
     latent = f'"p_up":%b,"p_joint":{{{tasks}}},' if ranking.predicted.p_up_N is not None else ""
-    return f'{{"id":%b,"score":%b,{latent}"p":{{{tasks}}}}}'.encode()
+    return f'{{"id":"%b","score":%b,{latent}"p":{{{tasks}}}}}'.encode()
 
 
 def _numbers(values: np.ndarray[tuple[int, ...], np.dtype[np.floating]]) -> list[bytes]:

@@ -12,7 +12,7 @@ its metadata holds the head of the JSON answer under `dlen`.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import numpy as np
@@ -23,7 +23,7 @@ from bundle.columns import Column, ListColumn
 from service.errors import BodyMalformed, TooManyCandidates
 from service.wire.answer import head_of
 from service.wire.document import RankHead, decode, request_of
-from service.wire.request import RankRequest, RawColumn, check_length
+from service.wire.request import LONGEST_TEXT, RankRequest, RawColumn, check_length
 
 if TYPE_CHECKING:
     from service.ranker import Ranking
@@ -65,7 +65,7 @@ def parse(body: bytes, max_candidates: int, request_id: str) -> RankRequest:
         items[name[len(PREFIX) :]] = _column(name, values)
     return request_of(
         head,
-        [_required(row, text) for row, text in enumerate(ids)],
+        _required(ids),
         items,
         None if groups is None else _texts("group", groups),
         None if vectors is None else _vectors(vectors),
@@ -165,8 +165,10 @@ def _by_name(table: pa.Table) -> dict[str, Any]:
     for name, chunked in zip(table.column_names, table.columns, strict=True):
         if name in columns:
             raise BodyMalformed(f"column {name[:100]!r}", found="the name again", expected="it once")
-        empty = pa.array([], chunked.type)
-        columns[name] = chunked.chunk(0) if chunked.num_chunks == 1 else pa.concat_arrays([empty, *chunked.chunks])
+        if chunked.num_chunks == 1:
+            columns[name] = chunked.chunk(0)
+        else:
+            columns[name] = pa.concat_arrays([pa.array([], chunked.type), *chunked.chunks])
     if "id" not in columns:
         raise BodyMalformed("column 'id'", found="nothing", expected="the candidates' ids")
     return columns
@@ -179,14 +181,15 @@ def _texts(name: str, values: Any) -> list[str | None]:
         raise BodyMalformed(f"column {name!r}", found=str(values.type), expected="string")
     texts: list[str | None] = values.to_pylist()
     for text in texts:
-        check_length(f"column {name!r}", text or "")
+        if text is not None and len(text) > LONGEST_TEXT:
+            check_length(f"column {name!r}", text)
     return texts
 
 
-def _required(row: int, text: str | None) -> str:
-    if text is None:
-        raise BodyMalformed(f"candidates[{row}].id", found="null", expected="a string")
-    return text
+def _required(ids: list[str | None]) -> list[str]:
+    if None in ids:
+        raise BodyMalformed(f"candidates[{ids.index(None)}].id", found="null", expected="a string")
+    return cast(list[str], ids)
 
 
 def _column(name: str, values: Any) -> Column | ListColumn:
@@ -215,12 +218,17 @@ def _column(name: str, values: Any) -> Column | ListColumn:
             raise BodyMalformed(f"column {name!r}", found="a dictionary of such values", expected="one of plain values")
         return Column(distinct.values, missing, values.indices.fill_null(0).to_numpy(zero_copy_only=False))
     if pa.types.is_integer(kind) and kind != pa.uint64():
-        return Column(values.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64), missing)
+        return Column(_filled(values, 0).astype(np.int64, copy=False), missing)
     if pa.types.is_floating(kind):
-        return Column(values.fill_null(0.0).to_numpy(zero_copy_only=False).astype(np.float64), missing)
+        return Column(_filled(values, 0.0).astype(np.float64, copy=False), missing)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return Column(np.array(values.fill_null("").to_pylist(), dtype=object), missing)
     raise BodyMalformed(f"column {name!r}", found=str(kind), expected="integers, floats, strings or lists of them")
+
+
+def _filled(values: pa.Array, with_what: float) -> Any:
+    """Return an array's numbers, nulls replaced."""
+    return (values.fill_null(with_what) if values.null_count else values).to_numpy(zero_copy_only=False)
 
 
 def _line(exc: BaseException) -> str:

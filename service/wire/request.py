@@ -18,6 +18,7 @@ RawColumn = Column | ListColumn | Sequence[object]
 """Typed columns as they are, or one Python value per row, None where it is missing."""
 Assignments = Mapping[str, str]
 """Layer → variant."""
+LONGEST_TEXT = 256
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def numbers(column: RawColumn) -> NDArray[np.float64]:
     return np.array([v if isinstance(v, int | float) else np.nan for v in values], dtype=np.float64)
 
 
-def check_length(thing: str, text: str, longest: int = 256) -> None:
+def check_length(thing: str, text: str, longest: int = LONGEST_TEXT) -> None:
     """Check a text that goes into logs and answers.
 
     Raises:
