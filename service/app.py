@@ -10,11 +10,13 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from service.admin import admin_routes
+from service.caller import CallerKey
 from service.errors import PROBLEM_MEDIA_TYPE, DeadlineExceeded, ServiceError, problem, slug
 from service.observe import Observed, record_of, request_id_of
 from service.openapi import describe
 from service.routes import RANK_PATH, content_routes, health_routes, rank_routes
 from service.shed import Door
+from service.straight import Straight, only_route
 from service.v2_routes import v2_routes
 from service.worker import Worker
 
@@ -29,12 +31,15 @@ def build_app(worker: Worker) -> FastAPI:
         description="Orders a user's candidates by fused probabilities of a Deep Latent Emotion Network.",
         redoc_url=None,
     )
-    app.include_router(rank_routes(worker))
+    ranking = rank_routes(worker)
+    app.include_router(ranking)
     app.include_router(v2_routes(worker))
     app.include_router(health_routes(worker))
     app.include_router(content_routes(worker))
     if worker.settings.admin_keys_file is not None and worker.reloader.source.history is not None:
         app.include_router(admin_routes(worker, worker.reloader.source.history))
+    guard = None if worker.settings.keys_file is None else CallerKey(worker.caller_keys)
+    app.add_middleware(Straight, route=only_route(ranking), guard=guard, refuse=_error_handler(worker))
     app.add_middleware(Observed, metrics=worker.metrics, log_sample=worker.settings.log_sample, tracing=worker.tracing)
     app.add_middleware(Door, worker=worker, path=RANK_PATH)  # added last, so outermost
     app.add_exception_handler(ServiceError, _error_handler(worker))
