@@ -1,8 +1,8 @@
 """Writes made-up logs in the official raw layout of Ali-CCP, of any size, and the truth behind them beside it.
 
-Files: sample_skeleton_{train,test}.csv, common_features_{train,test}.csv, truth_{train,test}.parquet (sample_id,
-p_click, p_buy_given_click), simulation.json. The folder appears whole or not at all; memory is bounded by the world
-and one chunk of rows. Knows nothing of who reads it.
+Files: sample_skeleton_{train,test}.csv, common_features_{train,test}.csv, truth_{train,test}/*.parquet (sample_id,
+p_click, p_buy_given_click), simulation.json. The folder appears whole or not at all, and a killed attempt goes on
+where it stood; memory is bounded by the world and one chunk of rows. Knows nothing of who reads it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import polars as pl
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from bundle.files import new_folder
+from bundle.files import resumed_folder, write_file
 from simulator.aliccp_world import HISTORY, INTENTS, NONE, USER_FIELDS, Ints, Rows, World
 from simulator.errors import OutputExists, OutputFailed, SizeInvalid
 from simulator.oracle import auc_of_counts
@@ -27,7 +27,10 @@ FILES = ("train", "test")
 TEST_SHARE = 0.1
 """Rows of the test file; the real one holds half, which a scale test would spend on rows that train nothing."""
 CHUNK_ROWS = 200_000
+PART_CHUNKS = 25
+"""Chunks in a file of truth, after which it is noted what is written: what is lost at most by a kill."""
 MIN_ROWS = 1000
+_FORMAT = 1
 _MAX_ROWS = 10_000_000_000
 _AUC_BINS = 20_000
 _BETWEEN, _AFTER_FIELD, _AFTER_ID = "\x01", "\x02", "\x03"
@@ -40,6 +43,8 @@ _FIRST_ID = {
 }  # fmt: skip
 """Each field has ids of its own, as in the real log."""
 _HISTORY_FIELDS = {"109_14": "category", "110_14": "shop", "127_14": "brand", "150_14": "intent"}
+
+_TRUTH = pa.schema({"sample_id": pa.int64(), "p_click": pa.float32(), "p_buy_given_click": pa.float32()})
 
 Progress = Callable[[int, int], None]
 
@@ -58,10 +63,10 @@ def write_aliccp(rows: int, seed: int, out: Path, progress: Progress | None = No
         raise SizeInvalid("seed", found=seed, expected="0 or more")
     world_seed, rows_seed, index_seed = np.random.SeedSequence(seed).spawn(3)
     try:
-        with new_folder(out) as folder:
+        with resumed_folder(out, f"aliccp {_FORMAT} {rows} {seed}") as folder:
             world = World(rows, world_seed)
             log = _Log(world, rows, np.random.default_rng(index_seed), progress or (lambda done, of: None))
-            facts = {"format": 1, "layout": "aliccp", "seed": seed, "rows": rows}
+            facts = {"format": _FORMAT, "layout": "aliccp", "seed": seed, "rows": rows}
             facts |= {"users": len(world.users.effect_U2), "items": len(world.items.effect_I2)}
             sizes = (rows - round(rows * TEST_SHARE), round(rows * TEST_SHARE))
             for name, size, file_seed in zip(FILES, sizes, rows_seed.spawn(2), strict=True):
@@ -83,28 +88,56 @@ class _Log:
         self._indices = {name: rng.integers(2**64, size=len(world.users.effect_U2), dtype=np.uint64) for name in FILES}
 
     def write(self, folder: Path, name: str, rows: int, seed: np.random.SeedSequence) -> dict[str, Any]:
-        """Write the three files of train or test; return their figures."""
+        """Write the files of train or test, or what of them is not noted as written; return their figures."""
+        note, skeleton = folder / f"{name}.json", folder / f"sample_skeleton_{name}.csv"
         indices = pl.Series([f"{index:016x}" for index in self._indices[name].tolist()])
-        with (folder / f"common_features_{name}.csv").open("wb") as file:
+        chunks = seed.spawn(-(-rows // CHUNK_ROWS))
+        parts = [chunks[start : start + PART_CHUNKS] for start in range(0, len(chunks), PART_CHUNKS)]
+        first, totals = self._done, _Totals()
+        noted: dict[str, Any] = json.loads(note.read_text("utf-8")) if note.exists() else {"parts": 0, "bytes": 0}
+        if noted["parts"]:
+            totals.restore(noted["totals"])
+            self._done += totals.rows
+        else:
+            self._write_common(folder / f"common_features_{name}.csv", indices)
+            (folder / f"truth_{name}").mkdir(exist_ok=True)
+        for number, seeds in list(enumerate(parts))[noted["parts"] :]:
+            truth = folder / f"truth_{name}" / f"{number:05d}.parquet"
+            with skeleton.open("r+b" if number else "wb") as file:
+                file.seek(noted["bytes"])
+                file.truncate()
+                self._write_part(file, truth, seeds, first + rows, indices, totals)
+                noted = {"parts": number + 1, "bytes": file.tell()}
+            write_file(note, json.dumps(noted | {"totals": totals.state()}).encode())
+        note.unlink()
+        return totals.facts()
+
+    def _write_common(self, path: Path, indices: pl.Series) -> None:
+        with path.open("wb") as file:
             for lines in _common_lines(self._world, indices):
                 _append(file, lines)
-        totals = _Totals()
-        schema = pa.schema({"sample_id": pa.int64(), "p_click": pa.float32(), "p_buy_given_click": pa.float32()})
-        with (
-            (folder / f"sample_skeleton_{name}.csv").open("wb") as file,
-            pq.ParquetWriter(folder / f"truth_{name}.parquet", schema) as truth,
-        ):
-            for number, chunk_seed in enumerate(seed.spawn(-(-rows // CHUNK_ROWS))):
-                size = min(CHUNK_ROWS, rows - number * CHUNK_ROWS)
-                drawn = self._world.draw(size, np.random.default_rng(chunk_seed))
-                sample_ids = np.arange(self._done + 1, self._done + size + 1)
-                _append(file, self._skeleton_lines(sample_ids, drawn, indices))
+
+    def _write_part(
+        self,
+        skeleton: BinaryIO,
+        truth: Path,
+        seeds: Sequence[np.random.SeedSequence],
+        end: int,
+        indices: pl.Series,
+        totals: _Totals,
+    ) -> None:
+        """Write one chunk of rows per seed, up to row `end`."""
+        with pq.ParquetWriter(truth, _TRUTH) as writer:
+            for seed in seeds:
+                rows = min(CHUNK_ROWS, end - self._done)
+                drawn = self._world.draw(rows, np.random.default_rng(seed))
+                sample_ids = np.arange(self._done + 1, self._done + rows + 1)
+                _append(skeleton, self._skeleton_lines(sample_ids, drawn, indices))
                 columns = [sample_ids, drawn.p_click_N.astype(np.float32), drawn.p_buy_N.astype(np.float32)]
-                truth.write_table(pa.table(columns, schema=schema))
+                writer.write_table(pa.table(columns, schema=_TRUTH))
                 totals.add(drawn)
-                self._done += size
+                self._done += rows
                 self._progress(self._done, self._rows)
-        return totals.facts()
 
     def _skeleton_lines(self, sample_ids: Ints, rows: Rows, indices: pl.Series) -> pl.Series:
         """Return lines of sample_id, click, buy, common_feature_index, feature_num, features."""
@@ -155,6 +188,16 @@ class _Totals:
             bin_N = np.minimum((p_N * _AUC_BINS).astype(np.int64), _AUC_BINS - 1)
             for label in (0, 1):
                 self.bins[name][label] += np.bincount(bin_N[label_N == label], minlength=_AUC_BINS)
+
+    def state(self) -> dict[str, Any]:
+        """Return the counts, for JSON."""
+        bins = {name: bins.tolist() for name, bins in self.bins.items()}
+        return {"rows": self.rows, "clicks": self.clicks, "buys": self.buys, "bins": bins}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take counts that `state` gave."""
+        self.rows, self.clicks, self.buys = state["rows"], state["clicks"], state["buys"]
+        self.bins = {name: np.array(bins, np.int64) for name, bins in state["bins"].items()}
 
     def facts(self) -> dict[str, Any]:
         """Return rows, rates and the oracle's AUCs."""
@@ -212,6 +255,6 @@ def _joined(parts: Sequence[pl.Series]) -> pl.Series:
     return frame.select(pl.concat_str(pl.all())).to_series()
 
 
-def _append(file: Any, lines: pl.Series) -> None:
+def _append(file: BinaryIO, lines: pl.Series) -> None:
     file.write(lines.str.join("\n").item().encode())
     file.write(b"\n")

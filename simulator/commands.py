@@ -22,7 +22,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "simulate",
         help="write a feed log with a known latent P(UP), or made-up logs in Ali-CCP's layout",
         description="Write a simulated feed log: impressions.parquet, truth.parquet, schema.yaml, simulation.json. "
-        "With --layout aliccp: the four raw files of Ali-CCP with planted signal, truth_*.parquet, simulation.json.",
+        "With --layout aliccp: the four raw files of Ali-CCP with planted signal, the truth, simulation.json.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

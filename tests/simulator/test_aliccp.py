@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from cli import main
+from simulator import aliccp
 from simulator.aliccp import write_aliccp
 from simulator.aliccp_world import BUY_RATE, CLICK_RATE, World
 from simulator.errors import OutputExists, SizeInvalid
@@ -60,7 +61,7 @@ def test_common_features_are_those_of_users_each_once(log):
 
 def test_truth_stands_beside_the_rows_and_orders_them(log):
     out, facts = log
-    truth = pl.read_parquet(out / "truth_train.parquet")
+    truth = pl.read_parquet(out / "truth_train" / "*.parquet")
     rows = [line.split(",")[:3] for line in lines(out / "sample_skeleton_train.csv")]
     assert truth["sample_id"].to_list() == [int(row[0]) for row in rows]
     click = np.array([row[1] == "1" for row in rows])
@@ -81,10 +82,71 @@ def test_rates_are_the_wanted_ones():
     assert not (rows.buy_N & ~rows.click_N).any()
 
 
-def test_equal_seeds_write_equal_bytes(log, tmp_path):
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_equal_seeds_write_equal_bytes_and_nothing_else(log, tmp_path):
     write_aliccp(20_000, 3, tmp_path / "again")
-    for file in log[0].iterdir():
-        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
+    assert contents(tmp_path / "again") == contents(log[0])
+    assert {path.name for path in log[0].iterdir()} == {
+        "sample_skeleton_train.csv", "sample_skeleton_test.csv", "common_features_train.csv",
+        "common_features_test.csv", "truth_train", "truth_test", "simulation.json",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("dies_at", [1, 3, 4, 6])
+def test_after_a_kill_the_rest_is_written_and_the_bytes_are_the_same(tmp_path, monkeypatch, dies_at):
+    class Killed(BaseException):
+        """Stands for a SIGKILL: no handler of ours catches it."""
+
+    monkeypatch.setattr(aliccp, "CHUNK_ROWS", 1000)
+    monkeypatch.setattr(aliccp, "PART_CHUNKS", 2)
+    wanted = write_aliccp(6000, 3, tmp_path / "whole")
+    draw, calls = World.draw, []
+
+    def counted(world, rows, rng):
+        calls.append(rows)
+        if len(calls) == dies_at + 1:  # the first draw is the world's own
+            raise Killed
+        return draw(world, rows, rng)
+
+    monkeypatch.setattr(World, "draw", counted)
+    with pytest.raises(Killed):
+        write_aliccp(6000, 3, tmp_path / "log")
+    assert [path.name for path in tmp_path.iterdir() if path.name != "whole"] == [".log.partial"]
+    del calls[:]
+    dies_at = -1
+    assert write_aliccp(6000, 3, tmp_path / "log") == wanted
+    assert contents(tmp_path / "log") == contents(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "whole"]
+
+
+def test_finished_parts_are_not_drawn_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(aliccp, "CHUNK_ROWS", 1000)
+    monkeypatch.setattr(aliccp, "PART_CHUNKS", 2)
+    monkeypatch.setattr(aliccp, "_append", dies_at_call(aliccp._append, 6))  # 1 writes the users, 2 to 5 two parts
+    with pytest.raises(KeyboardInterrupt):
+        write_aliccp(6000, 3, tmp_path / "log")
+    monkeypatch.undo()
+    monkeypatch.setattr(aliccp, "CHUNK_ROWS", 1000)
+    monkeypatch.setattr(aliccp, "PART_CHUNKS", 2)
+    drawn, draw = [], World.draw
+    monkeypatch.setattr(World, "draw", lambda world, rows, rng: (drawn.append(rows), draw(world, rows, rng))[1])
+    write_aliccp(6000, 3, tmp_path / "log")
+    assert drawn[1:] == [1000, 400, 600]
+
+
+def dies_at_call(function, number):
+    calls = []
+
+    def wrapper(*args):
+        calls.append(args)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return function(*args)
+
+    return wrapper
 
 
 @pytest.mark.parametrize(("rows", "seed"), [(10, 1), (5000, -1)])
