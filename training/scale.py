@@ -84,8 +84,9 @@ def _measure_size(rows: int, model: str, work: Path, say: Callable[[str], None])
         path = folder / f"{stage}.json"
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            for made in (raw, data, run)[STAGES.index(stage) :]:
+            for made in (raw, data, run)[STAGES.index(stage) :]:  # begun by a killed benchmark: not to be resumed
                 shutil.rmtree(made, ignore_errors=True)
+                shutil.rmtree(made.parent / f".{made.name}.partial", ignore_errors=True)
             measured = run_measured([sys.executable, "-m", "cli", stage, *commands[stage]], folder / f"{stage}.log")
             measured["rows"] = read_prepared(data).info.splits["train"].rows if stage == "train" else rows
             write_file(path, json.dumps(measured).encode())

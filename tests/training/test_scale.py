@@ -43,6 +43,7 @@ def test_the_command_measures_every_stage_once_and_cleans_up(tmp_path, monkeypat
     for name in STAGES:
         (tmp_path / "work" / "2000" / f"{name}.json").write_text('{"cpu_s": 0.01, "peak_resident_mib": 1}')
     (tmp_path / "work" / "2000" / "sizes.json").write_text("{}")
+    (tmp_path / "work" / "4000" / ".raw.partial").mkdir(parents=True)  # as a killed benchmark leaves it
     work, figures, plot = tmp_path / "work", tmp_path / "scale.json", tmp_path / "scale.png"
     command = ["benchmark", "scale", "--rows", "4000", "--work", str(work), "--json", str(figures), "--plot", str(plot)]
     assert main(command) == 0
