@@ -8,7 +8,8 @@ LoadtestError
 ├── BaselineInvalid    a baseline file that does not read, or was measured otherwise
 ├── KitInvalid         a folder that is no kit for comparing servers
 ├── PeerUnknown        a name that is no peer
-└── ServerFailed       a server that does not start, or answers wrongly
+└── ServerFailed       a server that does not start, or does not answer
+    └── AnswerWrong    one that answers something else than the model gives
 """
 
 from __future__ import annotations
@@ -56,4 +57,8 @@ class PeerUnknown(LoadtestError):
 
 
 class ServerFailed(LoadtestError):
-    """A server that does not start, or answers wrongly."""
+    """A server that does not start, or does not answer."""
+
+
+class AnswerWrong(ServerFailed):
+    """A server that answers something else than the model gives."""

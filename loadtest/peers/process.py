@@ -73,8 +73,12 @@ class Running:
             _send(pid, signal.SIGCONT)
         with contextlib.suppress(OSError):
             self.process.terminate()
-        patience = time.monotonic() + STOP_S
+        patience, told = time.monotonic() + STOP_S, False
         while time.monotonic() < patience and (self.process.poll() is None or self._pids()):
+            if self.process.poll() is not None and not told:
+                told = True
+                for pid in self._pids():
+                    _send(pid, signal.SIGTERM)
             time.sleep(0.05)
         while left := self._pids():
             for pid in left:

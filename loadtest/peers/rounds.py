@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from loadtest.errors import LoadtestError, ServerFailed
+from loadtest.errors import AnswerWrong, LoadtestError, ServerFailed
 from loadtest.peers.catalogue import HOST, LOOP, PEERS_FOLDER, Server
 from loadtest.peers.closed_loop import drive_closed
 from loadtest.peers.kit import Kit
@@ -155,6 +155,8 @@ def _wait_until_ready(kit: Kit, started: Running, wire: Wire, count: int) -> Non
         try:
             _ask(kit, started, wire, count)
             return
+        except AnswerWrong:
+            raise
         except ServerFailed:
             if time.monotonic() > patience or started.process.poll() is not None:
                 raise
@@ -165,7 +167,8 @@ def _ask(kit: Kit, started: Running, wire: Wire, count: int) -> float:
     """Return how far the server's P(task) lies from the plain export's, at most.
 
     Raises:
-        ServerFailed: it does not answer, or is further off than the wire allows.
+        ServerFailed: it does not answer.
+        AnswerWrong: P(task) is further off than the wire allows.
     """
     sent = wire.requests(kit, count)[0] if wire.check is None else wire.check(kit, count)
     connection = http.client.HTTPConnection(HOST, started.port, timeout=_ANSWER_S)
@@ -184,7 +187,7 @@ def _ask(kit: Kit, started: Running, wire: Wire, count: int) -> float:
     error = float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
     if not error <= wire.tolerance:
         what = f"P(task) off by {error:.3g} at {count} candidates as {wire.name}"
-        raise ServerFailed(started.server.name, found=what, expected=f"at most {wire.tolerance:g}")
+        raise AnswerWrong(started.server.name, found=what, expected=f"at most {wire.tolerance:g}")
     return error
 
 

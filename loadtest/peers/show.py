@@ -85,11 +85,11 @@ def line_of(results: Results, server: str, wire: str) -> dict[str, float] | None
         return None
     x, y = np.array(list(points), dtype=float), np.array(list(points.values()))
     slope, fixed = np.polyfit(x, y, 1)
-    residual = y - (fixed + slope * x)
+    left, spread = ((y - (fixed + slope * x)) ** 2).sum(), ((y - y.mean()) ** 2).sum()
     return {
         "fixed_ms": float(fixed),
         "ms_per_1000": float(1000 * slope),
-        "r2": float(1 - (residual**2).sum() / ((y - y.mean()) ** 2).sum()),
+        "r2": float(1 - left / spread) if spread else 1.0,
     }
 
 
