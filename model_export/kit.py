@@ -6,6 +6,7 @@ kit.json              candidates per request, requests of each, tasks, widths
 plain.onnx            torch's own export, experts unrolled (what ONNX Runtime runs fastest): codes [N, C] → p, …
 data/, run/           a made-up log, prepared, and the network trained on it
 fp32/, int8/          models folders of the service: <precision>/dlen/1
+items/                the int8 bundle with a table of the items' rows
 items.parquet         item id → raw item features
 fusion.yaml           weighted sum with P(UP)
 inputs-<N>.npz        codes int32 [requests, N, C] as peers get them, and the plain export's p of the first request
@@ -31,6 +32,7 @@ from bundle.encode import SchemaEncoder
 from bundle.features import FeatureSchema
 from bundle.files import new_folder
 from model_export.errors import ExportError
+from model_export.items import ItemsWanted
 from model_export.parity import open_session
 from model_export.plain_export import CODES, VALUES, unrolled, write_plain_export
 from model_export.write import export_run
@@ -88,14 +90,15 @@ def write_kit(out: Path, candidates: Sequence[int], *, say: Callable[[str], None
     with new_folder(out) as folder:
         run = _train(folder, world, say)
         say("writing bundles and torch's own export")
-        export_run(run.folder, folder / "fp32" / "dlen" / "1", "fp32")
-        export_run(run.folder, folder / "int8" / "dlen" / "1", "int8")
-        codes = sum(FEATURES.values())
-        _write_plain(run, folder / "plain.onnx", codes)
-        (folder / "fusion.yaml").write_text(FUSION)
         ids = [str(1_000_000 + row) for row in range(ITEMS)]
         columns = {name: world.raw["item"][:, k] for k, name in enumerate(world.names("item"))}
         pl.DataFrame({ID: ids, **columns}).write_parquet(folder / "items.parquet")
+        export_run(run.folder, folder / "fp32" / "dlen" / "1", "fp32")
+        export_run(run.folder, folder / "int8" / "dlen" / "1", "int8")
+        export_run(run.folder, folder / "items" / "dlen" / "1", "int8", ItemsWanted(folder / "items.parquet", ID))
+        codes = sum(FEATURES.values())
+        _write_plain(run, folder / "plain.onnx", codes)
+        (folder / "fusion.yaml").write_text(FUSION)
         for count in candidates:
             picks = [(int(random.integers(USERS)), random.permutation(ITEMS)[:count]) for _ in range(REQUESTS)]
             _write_requests(folder, count, [_body(world, ids, k, *pick) for k, pick in enumerate(picks)])
