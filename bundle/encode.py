@@ -39,6 +39,8 @@ Codes = NDArray[np.int32]
 Values = NDArray[np.float32]
 
 _LOGIT_MARGIN = 1e-5
+_DENSE_SPAN, _DENSE_PER_VALUE = 1 << 16, 16
+"""Integer vocabularies that span no more than this, or this many integers per value, are looked up in one table."""
 _ROWS_HASHED_TOGETHER = 4096
 
 
@@ -263,6 +265,9 @@ def _vocabulary_lookup(name: str, encoding: VocabularyEncoding) -> Callable[[NDA
         get = codes.get
         return lambda values: np.fromiter((get(str(v), UNSEEN_CODE) for v in values), np.int32, len(values))
     known = np.asarray(encoding.values, dtype=np.int64)
+    span = int(known.max()) - int(known.min()) + 1 if len(known) else 0
+    if 0 < span <= max(_DENSE_SPAN, _DENSE_PER_VALUE * len(known)):
+        return _dense_lookup(known, span)
     order = np.argsort(known, kind="stable")
     ordered = known[order]
 
@@ -273,6 +278,19 @@ def _vocabulary_lookup(name: str, encoding: VocabularyEncoding) -> Callable[[NDA
         at = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
         found = np.where(ordered[at] == wanted, FIRST_CODE + order[at], UNSEEN_CODE)
         return found.astype(np.int32)
+
+    return lookup
+
+
+def _dense_lookup(known: NDArray[np.int64], span: int) -> Callable[[NDArray[np.generic]], Codes]:
+    """Return a look-up by one table over all integers between the smallest and the largest known one."""
+    low = known.min()
+    codes = np.full(span + 1, UNSEEN_CODE, dtype=np.int32)  # the last one is that of integers outside
+    codes[known - low] = np.arange(FIRST_CODE, FIRST_CODE + len(known))
+
+    def lookup(values: NDArray[np.generic]) -> Codes:
+        at = (values.astype(np.int64) - low).view(np.uint64)  # what lies below wraps round to far above
+        return np.asarray(codes[np.minimum(at, np.uint64(span))])
 
     return lookup
 

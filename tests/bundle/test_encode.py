@@ -79,6 +79,20 @@ def test_vocabulary_codes_follow_its_order_and_unseen_has_its_own():
     assert codes_of(feature, [10, 20, 30, 40, None]) == [[3], [4], [2], [UNSEEN_CODE], [MISSING_CODE]]
 
 
+LARGEST = (1 << 63) - 1
+near = st.integers(-50, 50)
+anywhere = near | st.integers(-LARGEST - 1, LARGEST) | st.sampled_from([-LARGEST - 1, LARGEST, 1 << 16, -(1 << 16)])
+
+
+@settings(max_examples=150)
+@given(st.lists(near, min_size=1, unique=True) | st.lists(anywhere, min_size=1, unique=True), st.lists(anywhere))
+def test_integers_near_and_far_get_the_codes_of_a_slow_look_up(known, others):
+    codes = {value: FIRST_CODE + index for index, value in enumerate(known)}
+    values = known + others
+    found = codes_of(category(VocabularyEncoding(values=tuple(known))), values)
+    assert found == [[codes.get(value, UNSEEN_CODE)] for value in values]
+
+
 def test_string_vocabulary_codes_follow_its_order_and_unseen_has_its_own():
     feature = category(VocabularyEncoding(values=("b", "a")), "string")
     assert codes_of(feature, ["a", "b", "", None]) == [[3], [2], [UNSEEN_CODE], [MISSING_CODE]]
