@@ -1,8 +1,9 @@
 """How fast one core runs a network's serving graphs, against torch's own export of it.
 
-All graphs are run in turns within each round, so that a busy machine slows all alike; times are CPU time of
-the calling thread (graphs have one thread), medians over rounds. Weights are random unless a run is given:
-they decide no time, only what int8 changes.
+Graphs that rank items' rows are timed with fetching the rows from a memory-mapped table of random items, by default far
+more than caches hold. All graphs are run in turns within each round, so that a busy machine slows all alike; times are
+CPU time of the calling thread (graphs have one thread), medians over all measured runs. Weights are random unless a run
+is given: they decide no time, only what int8 changes.
 
 Legend: N candidates.
 """
@@ -20,14 +21,19 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from numpy.typing import NDArray
 
 from bundle.features import FeatureSchema
 from bundle.golden import Arrays
-from bundle.manifest import MODEL_FILE, P, Tensor
+from bundle.items_write import GrowingArray
+from bundle.manifest import ITEM_ROWS, MODEL_FILE, ROWS_MODEL_FILE, P, Tensor
 from bundle.read import input_tensors
-from model_export.graph import write_serving_graph
+from model_export.graph import ServingGraph
 from model_export.int8_graph import Int8Graph, convolve
-from model_export.onnx_writer import GraphWriter
+from model_export.item_graphs import Cut, FloatCut, Rows
+from model_export.item_int8 import integer_cut
+from model_export.items import ROWS_AT_ONCE, CutSession
+from model_export.onnx_writer import GraphWriter, WeightsFile
 from model_export.operators import profile_graph
 from model_export.parity import SampleRows, open_session, sample_rows
 from model_export.plain_export import CODES, VALUES, unrolled, write_plain_export
@@ -38,7 +44,9 @@ from training.models.network import Network
 from training.run import read_run
 
 EXPORTED, UNROLLED, FP32, INT8 = "torch export", "torch export, unrolled", "fp32", "int8"
-REQUESTS = 8
+CUTS: dict[str, Rows] = {"packed rows": "packed", "item cache": "layer1"}
+REQUESTS = 40
+RUNS = 4
 _SAMPLE_ROWS = 4000
 _CEILING_LAYERS, _CEILING_WIDTH = 8, 512
 
@@ -51,6 +59,17 @@ class Subject:
     schema: FeatureSchema
     rows: SampleRows
 
+    def items(self, count: int) -> SampleRows:
+        """Return that many random items, each with the features of some row in each column."""
+        random = np.random.default_rng(7)
+
+        def drawn(columns: NDArray[Any]) -> NDArray[Any]:
+            places = random.integers(len(columns), size=(count, columns.shape[1]))
+            return np.take_along_axis(columns, places, axis=0)
+
+        rows = self.rows
+        return SampleRows(drawn(rows.codes), drawn(rows.values), rows.request_codes, rows.request_values)
+
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """Graph inputs."""
@@ -59,11 +78,12 @@ class Subject:
 
 @dataclass(frozen=True)
 class Graph:
-    """A graph on disk and the inputs it takes for each request."""
+    """A graph on disk, whether it takes whole requests, and the table whose rows it takes, if any."""
 
     path: Path
     session: onnxruntime.InferenceSession
     by_request: bool
+    table: NDArray[np.generic] | None = None
 
 
 def reference_subject(model: ModelName, *, request_features: int = 14, item_features: int = 10) -> Subject:
@@ -103,16 +123,19 @@ def benchmark_graphs(
     candidates: Sequence[int],
     *,
     rounds: int,
+    items: int = 100_000,
     profile_at: int | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Return the figures: per N the time of each graph and its largest difference, ceilings, profiles."""
     with tempfile.TemporaryDirectory() as folder:
         say("writing graphs")
-        graphs = _write_graphs(subject, Path(folder))
+        population = subject.items(items)
+        graphs = _write_graphs(subject, population, Path(folder))
         document: dict[str, Any] = {
             "model": subject.network.config.name,
             "onnxruntime": onnxruntime.__version__,
+            "items": items,
             "weights_mb": {name: _size_mb(graph.path) for name, graph in graphs.items()},
             "candidates": [],
             "ceilings": _ceilings(Path(folder), rounds),
@@ -120,51 +143,87 @@ def benchmark_graphs(
         }
         for count in candidates:
             say(f"N = {count}")
-            document["candidates"].append({"n": count, "graphs": _measure(subject, graphs, count, rounds)})
+            document["candidates"].append({"n": count, "graphs": _measure(subject, population, graphs, count, rounds)})
         if profile_at is not None:
             for name, graph in graphs.items():
-                inputs = _request(subject, graph, profile_at, np.random.default_rng(1))
+                request = _request(subject, population, graph, profile_at, np.random.default_rng(1))
+                inputs = _feeds(graph, request)
                 document["profiles"][name] = [asdict(row) for row in profile_graph(graph.path, inputs)]
     return document
 
 
-def _write_graphs(subject: Subject, folder: Path) -> dict[str, Graph]:
+def _write_graphs(subject: Subject, items: SampleRows, folder: Path) -> dict[str, Graph]:
     widths = {"codes": subject.rows.codes.shape[1], "values": subject.rows.values.shape[1]}
-    paths: dict[str, Path] = {}
+    graphs: dict[str, Graph] = {}
     for name, network in ((EXPORTED, subject.network), (UNROLLED, unrolled(subject.network))):
-        paths[name] = folder / f"{len(paths)}.onnx"
-        write_plain_export(network, paths[name], **widths)
+        path = folder / f"{len(graphs)}.onnx"
+        write_plain_export(network, path, **widths)
+        graphs[name] = Graph(path, open_session(path), False)
     quantised = quantise(subject.network, *subject.rows.batch(0, len(subject.rows.codes)))
-    for name in (FP32, INT8):
+    network, tensors = subject.network, subject.tensors
+    whole = {FP32: ServingGraph(network, tensors), INT8: Int8Graph(quantised, tensors)}
+    for name, graph in whole.items():
         (folder / name).mkdir()
-        paths[name] = folder / name / MODEL_FILE
-    write_serving_graph(subject.network, subject.schema, folder / FP32)
-    Int8Graph(quantised, subject.tensors).write(folder / INT8)
-    return {name: Graph(path, open_session(path), name in (FP32, INT8)) for name, path in paths.items()}
+        graph.write(folder / name)
+        path = folder / name / MODEL_FILE
+        graphs[name] = Graph(path, open_session(path), True)
+        for called, kind in CUTS.items():
+            cut = FloatCut(network, tensors, kind) if name == FP32 else integer_cut(quantised, tensors, kind, [
+                items.request(0, np.arange(len(items.codes)), tensors)
+            ])  # fmt: skip
+            graphs[f"{name}, {called}"] = _write_cut(folder / f"{name}-{kind}", cut, items, tensors)
+    return graphs
 
 
-def _request(subject: Subject, graph: Graph, count: int, random: np.random.Generator) -> Arrays:
-    """Return the inputs of a random request of `count` candidates, as the graph takes them."""
-    row, items = int(random.integers(len(subject.rows.codes))), random.integers(len(subject.rows.codes), size=count)
-    if graph.by_request:
-        return subject.rows.request(row, items, subject.tensors)
-    codes, values = subject.rows.rows_of(row, items)
+def _write_cut(folder: Path, cut: Cut, items: SampleRows, tensors: tuple[Tensor, ...]) -> Graph:
+    """Write a cut graph and its table of rows, memory-mapped as the service has it."""
+    folder.mkdir()
+    cut.write(folder, WeightsFile(folder))
+    session, path = CutSession(folder), folder / "rows.npy"
+    with GrowingArray(path, np.dtype(cut.row.dtype), int(cut.row.shape[1])) as array:
+        for at in range(0, len(items.codes), ROWS_AT_ONCE):
+            some = np.arange(at, min(at + ROWS_AT_ONCE, len(items.codes)))
+            array.append(session.rows(items.request(0, some, tensors)))
+    ranks = folder / ROWS_MODEL_FILE
+    return Graph(ranks, open_session(ranks), True, np.asarray(np.load(path, mmap_mode="r")))
+
+
+def _request(
+    subject: Subject, items: SampleRows, graph: Graph, count: int, random: np.random.Generator
+) -> tuple[Arrays, NDArray[np.int64]]:
+    """Return the inputs of a random request of `count` candidates, as the graph takes them, and which items they are.
+
+    Of a graph that takes rows, they are without the rows.
+    """
+    row, chosen = int(random.integers(len(items.codes))), random.integers(len(items.codes), size=count)
     given = {node.name for node in graph.session.get_inputs()}
-    whole: Arrays = {CODES: codes.numpy(), VALUES: values.numpy()}
-    return {name: array for name, array in whole.items() if name in given}
+    if graph.by_request:
+        arrays = items.request(row, chosen, subject.tensors)
+    else:
+        codes, values = items.rows_of(row, chosen)
+        arrays = {CODES: codes.numpy(), VALUES: values.numpy()}
+    return {name: array for name, array in arrays.items() if name in given}, chosen
 
 
-def _measure(subject: Subject, graphs: dict[str, Graph], count: int, rounds: int) -> dict[str, dict[str, float]]:
+def _feeds(graph: Graph, request: tuple[Arrays, NDArray[np.int64]]) -> Arrays:
+    """Return all inputs of a graph: those of a request and, where it takes them, rows fetched from its table."""
+    inputs, chosen = request
+    return inputs if graph.table is None else inputs | {ITEM_ROWS: np.take(graph.table, chosen, axis=0)}
+
+
+def _measure(
+    subject: Subject, items: SampleRows, graphs: dict[str, Graph], count: int, rounds: int
+) -> dict[str, dict[str, float]]:
     """Return each graph's median milliseconds, how often it fits into the export's, and its largest |Δp|."""
     requests = {
-        name: [_request(subject, graph, count, np.random.default_rng(k)) for k in range(REQUESTS)]
+        name: [_request(subject, items, graph, count, np.random.default_rng(k)) for k in range(REQUESTS)]
         for name, graph in graphs.items()
     }
-    exact = [graphs[EXPORTED].session.run(None, inputs)[0] for inputs in requests[EXPORTED]]
+    exact = [graphs[EXPORTED].session.run(None, inputs)[0] for inputs, _ in requests[EXPORTED]]
     errors = {
         name: max(
-            float(np.abs(graphs[name].session.run([_p(graph)], inputs)[0] - wanted).max())
-            for inputs, wanted in zip(requests[name], exact, strict=True)
+            float(np.abs(graphs[name].session.run([_p(graph)], _feeds(graph, request))[0] - wanted).max())
+            for request, wanted in zip(requests[name], exact, strict=True)
         )
         for name, graph in graphs.items()
     }
@@ -177,21 +236,22 @@ def _p(graph: Graph) -> str:
     return P if graph.by_request else str(graph.session.get_outputs()[0].name)
 
 
-def _runner(graph: Graph, requests: Sequence[Arrays]) -> Callable[[], object]:
+def _runner(graph: Graph, requests: Sequence[tuple[Arrays, NDArray[np.int64]]]) -> Callable[[], object]:
     turn = itertools.cycle(requests)
-    return lambda: graph.session.run(None, next(turn))
+    return lambda: graph.session.run(None, _feeds(graph, next(turn)))
 
 
 def _times_ms(runners: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Return the median CPU milliseconds of each, all of them in turns."""
+    """Return the median CPU milliseconds of each, all of them in turns of one run unmeasured and `RUNS` measured."""
     taken: dict[str, list[int]] = {name: [] for name in runners}
     for round_number in range(rounds + 2):
         for name, run in runners.items():
             run()  # caches hold the previous graph's weights
-            begun = time.thread_time_ns()
-            run()
-            if round_number >= 2:
-                taken[name].append(time.thread_time_ns() - begun)
+            for _ in range(RUNS):
+                begun = time.thread_time_ns()
+                run()
+                if round_number >= 2:
+                    taken[name].append(time.thread_time_ns() - begun)
     return {name: float(np.median(ns)) / 1e6 for name, ns in taken.items()}
 
 
@@ -222,11 +282,13 @@ def _ceilings(folder: Path, rounds: int) -> dict[str, float]:
     random = np.random.default_rng(0)
     inputs: Arrays = {"x": random.uniform(0, 255, size=(rows, width)).astype(np.float32)}
     inputs["bias"] = np.zeros((1, width), dtype=np.float32)
-    runners = {name: _runner(Graph(p, open_session(p / MODEL_FILE), True), [inputs]) for name, p in paths.items()}
+    sessions = {name: Graph(path, open_session(path / MODEL_FILE), True) for name, path in paths.items()}
+    nothing = np.empty(0, dtype=np.int64)
+    runners = {name: _runner(graph, [(inputs, nothing)]) for name, graph in sessions.items()}
     operations = 2 * rows * width * width * layers
     return {name: operations / ms / 1e6 for name, ms in _times_ms(runners, rounds).items()}
 
 
 def _size_mb(path: Path) -> float:
-    beside = [path] if path.name != MODEL_FILE else list(path.parent.iterdir())
+    beside = [path] if path.name not in (MODEL_FILE, ROWS_MODEL_FILE) else list(path.parent.iterdir())
     return sum(file.stat().st_size for file in beside) / 1e6

@@ -114,6 +114,9 @@ def _register_benchmark(benchmarks: argparse._SubParsersAction[argparse.Argument
     what.add_argument("--model", default="dlen-mmoe", metavar="NAME", help="default: dlen-mmoe")
     command.add_argument("--candidates", type=int, nargs="+", default=[20, 100, 500, 2000], metavar="N")
     command.add_argument("--rounds", type=int, default=20, metavar="K", help="measured rounds (default: 20)")
+    command.add_argument(
+        "--items", type=int, default=100_000, metavar="M", help="items in the tables of rows (default: 100,000)"
+    )
     command.add_argument("--profile", type=int, metavar="N", help="also show each graph's operators at N candidates")
     command.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     command.set_defaults(run=_benchmark_graph)
@@ -253,7 +256,12 @@ def _benchmark_graph(args: argparse.Namespace) -> int:
     console = Console(soft_wrap=True, highlight=False)
     subject = reference_subject(args.model) if args.run_folder is None else run_subject(args.run_folder)
     document = benchmark_graphs(
-        subject, args.candidates, rounds=args.rounds, profile_at=args.profile, say=lambda news: console.print(news)
+        subject,
+        args.candidates,
+        rounds=args.rounds,
+        items=args.items,
+        profile_at=args.profile,
+        say=lambda news: console.print(news),
     )
     _print_benchmark(console, document)
     if args.json:

@@ -39,7 +39,7 @@ class RankLayer1Int8(RankPackedInt8):
         names = [*self.hidden, *self.gates]
         self.least = dict(zip(names, np.split(steps.least_K, ends), strict=True))
         self.step = dict(zip(names, np.split(steps.step_K, ends), strict=True))
-        self.rows: dict[str, str] = {}
+        self.rows: dict[str, str] = {}  # [1, N, 1, H] each
         self.at_least: dict[str, tuple[str, str]] = {}
         self.logits: dict[str, str] = {}
         self.second_layers: dict[BatchedMLP, IntegerLayer] = {}
@@ -50,7 +50,8 @@ class RankLayer1Int8(RankPackedInt8):
         if not backbone_reads_items(self.network):
             self._open_backbone_on_request(x_request)
         logits = sum(self.gates.values())
-        pieces = w.split(ITEM_ROWS, [*self.hidden.values(), *([2 * logits] if logits else [])])
+        sizes = [*self.hidden.values(), *([2 * logits] if logits else [])]
+        pieces = w.split(self._image(ITEM_ROWS, sum(sizes)), sizes, axis=3)
         self.rows = dict(zip(self.hidden, pieces, strict=False))
         thresholds = [self._threshold(name, layer) for name, layer in self.layers_on_x().items()]
         gate_shares = [self._gate_share(name) for name in self.gates]
@@ -63,7 +64,7 @@ class RankLayer1Int8(RankPackedInt8):
         self.at_least = dict(zip(self.hidden, zip(*each, strict=True), strict=True))
         self._open_later_biases()
         if logits:
-            self._open_gates(pieces[-1], share_of_gates[0])
+            self._open_gates(w.reshape(pieces[-1], [-1, 2 * logits]), share_of_gates[0])
 
     def _threshold(self, name: str, layer: Layer) -> Layer:
         """Return t = (−b − least) / step as a layer on the request part: b is the share in activation units."""
@@ -148,16 +149,16 @@ class RankLayer1Int8(RankPackedInt8):
         if len(mlp.weights) == 1:
             return [self._only_layer(f"{name} {e}") for e in networks]
         layers = [self.second_layers[mlp], *self.quantised.layers[mlp][2:]]
-        images = [self._image(self._maximum(f"{name} {e}"), self.hidden[f"{name} {e}"]) for e in networks]
-        return [self._chain(image, layers, e) for e, image in enumerate(images)]
+        return [self._chain(self._maximum(f"{name} {e}"), layers, e) for e in networks]
 
     def _maximum(self, name: str) -> str:
-        """Return max(r, t) [N, H] in bytes."""
+        """Return max(r, t) [1, N, 1, H] in bytes."""
         return self.writer.op("Max", self.rows[name], self.at_least[name][0])
 
     def _only_layer(self, name: str) -> str:
         """Return the activations of a network's only layer, (max(r, t) − t)·step, in float32."""
         w = self.writer
-        r, above, below = (w.op("Cast", edge, to=_FLOAT) for edge in (self._maximum(name), *self.at_least[name]))
+        maximum = w.reshape(self._maximum(name), [-1, self.hidden[name]])
+        r, above, below = (w.op("Cast", edge, to=_FLOAT) for edge in (maximum, *self.at_least[name]))
         steps = w.op("Sub", r, w.op("Sub", above, below))
         return w.op("Mul", steps, w.constant(self.step[name]))

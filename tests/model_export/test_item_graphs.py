@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bundle.manifest import ITEM_CODES, ITEM_VALUES
 from bundle.read import input_tensors
-from model_export.graph import ServingGraph
 from model_export.int8_graph import Int8Graph
 from model_export.item_graphs import FloatCut
 from model_export.item_int8 import integer_cut
