@@ -89,7 +89,7 @@ def measure_peers(
         rounds: epochs of each library; with three all learning rates are seen.
         environments: folder of the peers' environments; those not there are skipped by name.
         say: takes one line of news per epoch.
-        lock: a file held locked during each epoch, for machines on which others take timings too.
+        lock: a file held locked during each round, for machines on which others take timings too.
     """
     present = {name: environments / name / "bin" / "python" for name in PEERS}
     skipped = [name for name, python in present.items() if not python.exists()]
@@ -101,12 +101,12 @@ def measure_peers(
         data = read_prepared(folder)
         for number in range(rounds):
             rate = RATES[number % len(RATES)]
-            for name in subjects[number % len(subjects) :] + subjects[: number % len(subjects)]:
-                settings = _settings(sizes, codes + 2, rate, number + 1, OURS.get(name))
-                with _held(lock):
+            with _held(lock):
+                for name in subjects[number % len(subjects) :] + subjects[: number % len(subjects)]:
+                    settings = _settings(sizes, codes + 2, rate, number + 1, OURS.get(name))
                     epoch = _epoch(name, present.get(name), folder, settings, Path(made) / "out", data)
-                found[name].append(epoch | {"learning_rate": rate})
-                say(f"round {number + 1}: {name}, {sizes.rows / epoch['cpu_s']:,.0f} rows per second of CPU")
+                    found[name].append(epoch | {"learning_rate": rate})
+                    say(f"round {number + 1}: {name}, {sizes.rows / epoch['cpu_s']:,.0f} rows per second of CPU")
     return _document(sizes, codes, rounds, found, skipped)
 
 

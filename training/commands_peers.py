@@ -30,7 +30,7 @@ def register(benchmarks: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     command.add_argument(
         "--environments", type=Path, default=Path(".peers"), metavar="DIR", help="where they live (default: .peers)"
     )
-    command.add_argument("--lock", type=Path, metavar="FILE", help="hold this file locked during each epoch")
+    command.add_argument("--lock", type=Path, metavar="FILE", help="hold this file locked during each round")
     command.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     command.add_argument("--plot", type=Path, metavar="FILE", help="also draw rows per second there, as PNG")
     command.set_defaults(run=_run)
@@ -61,10 +61,10 @@ def _run(args: argparse.Namespace) -> int:
         console.print(_speeds(documents[-1]))
         console.print(_aucs(documents[-1]))
         console.print(_verdict(documents[-1]))
-    if args.json:
-        write_file(args.json, json.dumps(documents, indent=1).encode())
-    if args.plot:
-        write_file(args.plot, draw_speed(documents))
+        if args.json:
+            write_file(args.json, json.dumps(documents, indent=1).encode())
+        if args.plot:
+            write_file(args.plot, draw_speed(documents))
     return 0
 
 
