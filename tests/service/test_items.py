@@ -13,12 +13,15 @@ from prometheus_client import CollectorRegistry
 
 from cli import main
 from service.admission import Deadline
+from service.client import ARROW, message
+from service.errors import FeatureInvalid
 from service.metrics import Metrics
 from service.ranker import Ranker
 from service.reload import Reloader
 from service.settings import Settings
 from service.snapshot import Serving, Snapshot
 from service.wire.encodings import ENCODINGS, JSON
+from service.wire.v2 import Exchange
 
 FAR = Deadline(time.monotonic() + 1e6, 1)
 
@@ -61,6 +64,10 @@ def inline(row: dict[str, Any]) -> dict[str, Any]:
     return {"id": str(row["id"]), "features": features}
 
 
+def message_of(candidates: Any) -> bytes:
+    return json.dumps({**body_of([]), "request_id": "r", "candidates": candidates}).encode()
+
+
 class Asked:
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot, self.metrics = snapshot, Metrics(CollectorRegistry())
@@ -82,3 +89,70 @@ def test_ids_alone_score_as_the_features_of_the_table_do(snapshots, rows, kind):
     np.testing.assert_allclose(by_id.predicted.p_up_N, by_features.predicted.p_up_N, rtol=0, atol=1e-5)
     assert by_id.missing_features == by_features.missing_features
     assert ask.counted()["table"] == len(rows)
+
+
+def test_a_request_may_mix_ids_features_and_strangers(snapshots, rows):
+    ask = Asked(snapshots["layer1"])
+    names = [name for name in rows[0] if name != "id"]
+    changed = {**rows[1], names[0]: rows[5][names[0]]}
+    mixed = [
+        {"id": str(rows[0]["id"])},  # of the table
+        {
+            "id": str(rows[1]["id"]),
+            "features": {names[0]: changed[names[0]]},
+        },  # one feature wins, the rest is the table's
+        {"id": "stranger", "features": inline(rows[2])["features"]},
+        {"id": "nobody"},
+        {"id": str(rows[3]["id"]), "features": dict.fromkeys(names)},  # nothing but nulls: of the table
+    ]
+    wanted = [
+        inline(rows[0]),
+        inline(changed),
+        {**inline(rows[2]), "id": "stranger"},
+        {"id": "nobody"},
+        inline(rows[3]),
+    ]
+    found, expected = ask(mixed), Asked(snapshots["layer1"])(wanted)
+    np.testing.assert_allclose(found.predicted.p_NT, expected.predicted.p_NT, rtol=0, atol=1e-5)
+    assert found.missing_features == expected.missing_features
+    assert ask.counted() == {"table": 2, "mixed": 1, "request": 1, "default": 1}
+
+
+def test_only_strangers_are_scored_by_their_features_or_defaults(snapshots, rows):
+    ask = Asked(snapshots["layer1"])
+    both = [{"id": "a", "features": inline(rows[0])["features"]}, {"id": "b"}]
+    assert ask(both).predicted.p_NT.shape == (2, 5)
+    assert ask.counted() == {"request": 1, "default": 1}
+    assert ask([]).predicted.p_NT.shape == (0, 5)
+
+
+def test_items_with_some_features_each_are_scored_without_any_row(snapshots, rows):
+    ask = Asked(snapshots["layer1"])
+    names = [name for name in rows[0] if name != "id"]
+    some = [{"id": str(row["id"]), "features": {names[0]: row[names[0]]}} for row in rows[:9]]
+    assert all(row[names[0]] is not None for row in rows[:9])
+    found, expected = ask(some), ask([inline(row) for row in rows[:9]])
+    np.testing.assert_allclose(found.predicted.p_NT, expected.predicted.p_NT, rtol=0, atol=1e-6)
+    assert found.missing_features == expected.missing_features
+
+
+@pytest.mark.parametrize("wrong", [{"no_such_feature": 1}, {"no_such_feature": None}])
+def test_an_unknown_feature_is_refused_with_a_table_too(snapshots, rows, wrong):
+    with pytest.raises(FeatureInvalid, match="no_such_feature"):
+        Asked(snapshots["layer1"])([{"id": str(rows[0]["id"]), "features": wrong}])
+
+
+def test_ids_alone_mean_the_same_in_every_encoding(snapshots, rows):
+    snapshot, ids = snapshots["layer1"], [str(row["id"]) for row in rows[:20]]
+    ranker = Ranker(Metrics(CollectorRegistry()))
+    answer = ENCODINGS[JSON].answer
+    by_rows = message_of([{"id": item} for item in ids])
+    by_columns = message_of({"id": ids})
+    wanted = answer(ranker.rank(ENCODINGS[JSON].parse(by_rows, 100, "r"), snapshot, FAR))
+    assert answer(ranker.rank(ENCODINGS[JSON].parse(by_columns, 100, "r"), snapshot, FAR)) == wanted
+    for wire, encoding in (("json", JSON), ("arrow", ARROW)):
+        body = message(ids, wire=wire, request_id="r").body
+        assert answer(ranker.rank(ENCODINGS[encoding].parse(body, 100, "r"), snapshot, FAR)) == wanted
+    tensors = [{"name": "candidates.id", "shape": [20], "datatype": "BYTES", "data": ids}]
+    v2 = json.dumps({"id": "r", "inputs": tensors}).encode()
+    assert answer(ranker.rank(Exchange(snapshot.model.name, None).parse(v2, 100, "r"), snapshot, FAR)) == wanted
