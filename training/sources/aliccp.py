@@ -7,7 +7,7 @@ it is. Columns of the rows: click, buy, user, split, and `f_<field>` for each fe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from training.errors import ColumnMissing, LineInvalid, SourceMissing
 from training.schema import DatasetSchema, read_dataset_schema
-from training.shards import Shards, open_shards
+from training.shards import CHUNK_ROWS, Shards, open_shards
 from training.sources.aliccp_common import MISSING, CommonTable, write_common
 from training.sources.aliccp_fields import ABSENT, Field, wanted_fields
 from training.sources.aliccp_lines import SKELETON, Lines, parse_lines, read_pieces
@@ -115,23 +115,28 @@ class _Part:
         """Write the rows of the skeleton's lines that begin in bytes [start, end)."""
         aside, facts = path.with_suffix(".part"), {"lines": 0, "dropped": 0}
         writer: pq.ParquetWriter | None = None
-        for piece in read_pieces(self.skeleton, start, end):
-            lines = parse_lines(piece, SKELETON, self.skeleton, first_line + facts["lines"])
-            rows = self._rows(lines, table, first_line + facts["lines"])
-            kept = pa.array(lines.labels[:, 0] | ~lines.labels[:, 1])
+        for rows in _gathered(self._pieces(start, end, table, first_line, facts)):
             writer = writer or pq.ParquetWriter(aside, rows.schema)
-            writer.write_table(rows.filter(kept))
-            facts["lines"] += len(lines.labels)
-            facts["dropped"] += kept.false_count
-            for field in (*self.user_fields, *self.row_fields):
-                column = rows.column(field.column) if field.column in rows.column_names else None
-                given = 0 if column is None else _given(column)
-                facts[field.column] = facts.get(field.column, 0) + given
+            writer.write_table(rows)
         if writer is None:
             writer = pq.ParquetWriter(aside, pa.schema({}))
         writer.add_key_value_metadata({name: str(value) for name, value in facts.items()})
         writer.close()
         aside.rename(path)
+
+    def _pieces(
+        self, start: int, end: int, table: CommonTable, first_line: int, facts: dict[str, int]
+    ) -> Iterator[pa.Table]:
+        """Yield the rows of the skeleton's lines that begin in bytes [start, end), and count them in `facts`."""
+        for piece in read_pieces(self.skeleton, start, end):
+            lines = parse_lines(piece, SKELETON, self.skeleton, first_line + facts["lines"])
+            rows = self._rows(lines, table, first_line + facts["lines"])
+            kept_L = lines.labels[:, 0] | ~lines.labels[:, 1]
+            facts["lines"] += len(kept_L)
+            facts["dropped"] += int(np.count_nonzero(~kept_L))
+            for field in (*self.user_fields, *self.row_fields):
+                facts[field.column] = facts.get(field.column, 0) + _given(rows.column(field.column))
+            yield rows if kept_L.all() else rows.filter(pa.array(kept_L))
 
     def _rows(self, lines: Lines, table: CommonTable, first_line: int) -> pa.Table:
         at_L = table.lines_of(lines.index)
@@ -163,6 +168,18 @@ class _Part:
 
 def _columns(schema: DatasetSchema, schema_path: Path) -> Sequence[str]:
     return [field.column for field in wanted_fields(schema.features, schema_path)]
+
+
+def _gathered(pieces: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Yield the rows of pieces in tables of CHUNK_ROWS or a little more; the last may be shorter."""
+    waiting: list[pa.Table] = []
+    for piece in pieces:
+        waiting.append(piece)
+        if sum(len(table) for table in waiting) >= CHUNK_ROWS:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
 def _facts(path: Path) -> dict[str, int]:
