@@ -99,6 +99,24 @@ def models(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def item_table(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a table of the simulated items' features."""
+    file = tmp_path_factory.mktemp("items") / "items.parquet"
+    run_dlen("items", "--data", prepared, "--out", file)
+    return file
+
+
+@pytest.fixture(scope="session")
+def item_models(trained: Path, item_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a models folder with an item table in both kinds of rows: `layer1/1` and `packed/1`; not to be changed."""
+    folder = tmp_path_factory.mktemp("item-bundles") / "models"
+    for rows in ("layer1", "packed"):
+        out = folder / rows / "1"
+        run_dlen("export", "--run", trained, "--out", out, "--items", item_table, "--item-rows", rows)
+    return folder
+
+
 def run_dlen(*arguments: object) -> None:
     """Run one `dlen` command in this process; its exit code must be 0."""
     from cli import main

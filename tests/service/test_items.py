@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +14,12 @@ import polars as pl
 import pytest
 from prometheus_client import CollectorRegistry
 
-from cli import main
+from bundle.errors import GoldenMismatch, ItemRowsMismatch, TensorMismatch
+from bundle.files import sha256_of
+from bundle.read import read_bundle
 from service.admission import Deadline
 from service.client import ARROW, message
+from service.engine import Engine
 from service.errors import FeatureInvalid
 from service.metrics import Metrics
 from service.ranker import Ranker
@@ -26,32 +32,26 @@ from service.wire.v2 import Exchange
 FAR = Deadline(time.monotonic() + 1e6, 1)
 
 
-@pytest.fixture(scope="module")
-def table(prepared, tmp_path_factory) -> Any:
-    file = tmp_path_factory.mktemp("items") / "items.parquet"
-    assert main(["items", "--data", str(prepared), "--out", str(file)]) == 0
-    return file
+FUSION = """format: 1
+default: feed
+negative_tasks: []
+policies:
+  feed: {formula: weighted_sum, weights: {click: 1.0}}
+"""
 
 
 @pytest.fixture(scope="module")
-def rows(table) -> list[dict[str, Any]]:
-    return pl.read_parquet(table).to_dicts()
+def rows(item_table) -> list[dict[str, Any]]:
+    return pl.read_parquet(item_table).to_dicts()
 
 
 @pytest.fixture(scope="module")
-def snapshots(trained, table, tmp_path_factory, fusion_file) -> dict[str, Snapshot]:
+def snapshots(item_models, tmp_path_factory) -> dict[str, Snapshot]:
     """The same network with layer-1 and with packed rows."""
-    models = tmp_path_factory.mktemp("models")
-    fusion = models / "fusion.yaml"
-    fusion.write_text(
-        "format: 1\ndefault: feed\nnegative_tasks: []\npolicies:\n  feed:\n    formula: weighted_sum\n"
-        "    weights: {click: 1.0}\n"
-    )
-    for kind in ("layer1", "packed"):
-        out = str(models / "bundles" / kind / "1")
-        assert main(["export", "--run", str(trained), "--out", out, "--items", str(table), "--item-rows", kind]) == 0
+    fusion = tmp_path_factory.mktemp("fusion") / "fusion.yaml"
+    fusion.write_text(FUSION)
     serving = Serving()
-    Reloader(Settings(models=models / "bundles", fusion=fusion), Metrics(CollectorRegistry()), serving).load()
+    Reloader(Settings(models=item_models, fusion=fusion), Metrics(CollectorRegistry()), serving).load()
     return dict(serving.snapshots)
 
 
@@ -156,3 +156,46 @@ def test_ids_alone_mean_the_same_in_every_encoding(snapshots, rows):
     tensors = [{"name": "candidates.id", "shape": [20], "datatype": "BYTES", "data": ids}]
     v2 = json.dumps({"id": "r", "inputs": tensors}).encode()
     assert answer(ranker.rank(Exchange(snapshot.model.name, None).parse(v2, 100, "r"), snapshot, FAR)) == wanted
+
+
+@pytest.fixture
+def folder(item_models, tmp_path):
+    """A copy of a bundle with an item table."""
+    shutil.copytree(item_models / "layer1" / "1", tmp_path / "1")
+    return tmp_path / "1"
+
+
+def replaced(folder: Path, name: str, data: bytes) -> None:
+    """Change a file and let the manifest list it as it now is."""
+    (folder / name).write_bytes(data)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][name] = {"sha256": sha256_of(folder / name), "size_bytes": len(data)}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_table_made_by_another_model_never_serves(folder):
+    rows = np.load(folder / "items.rows.npy")
+    rows[:] += 0.01
+    buffer = io.BytesIO()
+    np.save(buffer, rows)
+    replaced(folder, "items.rows.npy", buffer.getvalue())
+    with pytest.raises(ItemRowsMismatch, match=r"item table: got rows off by 0\.01"):
+        Engine(read_bundle(folder))
+
+
+def test_a_ranking_graph_that_gives_other_scores_never_serves(folder):
+    golden = dict(np.load(folder / "items.golden.npz"))
+    golden["output.p"] += np.float32(1e-3)
+    buffer = io.BytesIO()
+    np.savez(buffer, **golden)
+    replaced(folder, "items.golden.npz", buffer.getvalue())
+    with pytest.raises(GoldenMismatch, match="'p'"):
+        Engine(read_bundle(folder))
+
+
+@pytest.mark.parametrize("name", ["rank_rows.onnx", "item_rows.onnx"])
+def test_a_graph_of_other_tensors_or_none_never_serves(folder, name):
+    for data in (b"no graph", (folder / "model.onnx").read_bytes()):
+        replaced(folder, name, data)
+        with pytest.raises(TensorMismatch, match=name.replace(".", r"\.")):
+            Engine(read_bundle(folder))
