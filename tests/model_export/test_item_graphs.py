@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,20 +17,21 @@ from model_export.items import CutSession
 from model_export.onnx_writer import WeightsFile
 from model_export.parity import network_outputs, open_session, run_graph
 from model_export.quantise import quantise
-from training.models.config import MODEL_NAMES
+from training.models.config import ModelName
 
 WIDE = {"expert_hidden": (32, 16), "latent_hidden": (32, 16), "tower_hidden": (8,)}
 KINDS = ("packed", "layer1")
 
 
-@pytest.mark.parametrize("name", MODEL_NAMES)
-@given(data=st.data(), tasks=st.integers(1, 3), seed=st.integers(0, 99), levels=st.integers(1, 2))
+@pytest.mark.parametrize("name", get_args(ModelName))
+@given(data=st.data(), seed=st.integers(0, 99), levels=st.integers(1, 2))
 @settings(max_examples=4, deadline=None)
 def test_float_rows_rank_as_the_network_does(
-    tmp_path_factory, schemas, make_network, random_rows, name, data, tasks, seed, levels
+    tmp_path_factory, schemas, make_network, random_rows, relations, name, data, seed, levels
 ):
     schema, rows_kind = data.draw(schemas), data.draw(st.sampled_from(KINDS))
-    network, inputs = make_network(name, schema, tasks, seed, levels), input_tensors(schema)
+    related, inputs = data.draw(relations(name, schema)), input_tensors(schema)
+    network = make_network(name, schema, related, seed, levels)
     folder, rows = tmp_path_factory.mktemp("cut"), random_rows(schema, 40, seed)
     cut = FloatCut(network, inputs, rows_kind)
     cut.write(folder, WeightsFile(folder))
@@ -42,15 +45,16 @@ def test_float_rows_rank_as_the_network_does(
             np.testing.assert_allclose(found[output], wanted, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODEL_NAMES)
+@pytest.mark.parametrize("name", get_args(ModelName))
 @given(data=st.data(), seed=st.integers(0, 99), levels=st.integers(1, 2), deep=st.booleans())
 @settings(max_examples=5, deadline=None)
 def test_rows_of_bytes_rank_as_the_int8_graph_does(
-    tmp_path_factory, schemas, make_network, random_rows, name, data, seed, levels, deep
+    tmp_path_factory, schemas, make_network, random_rows, relations, name, data, seed, levels, deep
 ):
     schema, rows_kind = data.draw(schemas), data.draw(st.sampled_from(KINDS))
     sizes = WIDE if deep else {**WIDE, "expert_hidden": (32,), "latent_hidden": (32,)}
-    network, inputs = make_network(name, schema, 3, seed, levels, **sizes), input_tensors(schema)
+    related, inputs = data.draw(relations(name, schema)), input_tensors(schema)
+    network = make_network(name, schema, related, seed, levels, **sizes)
     folder, rows = tmp_path_factory.mktemp("cut"), random_rows(schema, 60, seed)
     quantised, weights = quantise(network, *rows.batch(0, 60)), WeightsFile(folder)
     Int8Graph(quantised, inputs).write(folder, weights)
