@@ -4,14 +4,16 @@ VENV := .venv
 PYTHON ?= python3
 DLEN := $(VENV)/bin/dlen
 STAMP := $(VENV)/.installed
+URL ?= http://127.0.0.1:8080
 
-.PHONY: help install run test check lock clean
+.PHONY: help install run test check fuzz sbom lock clean
 
 help:
 	@echo "make run      set up everything, train on a simulated feed, serve it, rank one request"
 	@echo "make test     set up everything and pass every check and test"
 	@echo "make install  the environment only (.venv)"
 	@echo "make check    lint, types and import contracts"
+	@echo "make fuzz     send generated requests to the service at URL (http://127.0.0.1:8080) for long"
 	@echo "make lock     resolve the dependencies again into requirements/"
 	@echo "make clean    remove what make run made; keeps .venv"
 
@@ -38,6 +40,9 @@ check: install
 
 test: check
 	$(VENV)/bin/pytest
+
+fuzz: install
+	$(VENV)/bin/schemathesis run $(URL)/openapi.json --checks all --max-examples 500
 
 lock:
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)

@@ -14,6 +14,7 @@ from fusion.errors import FusionError, HistoryError
 from fusion.history import History
 from fusion.policy import parse_config
 from service.errors import AdminRefused, BodyMalformed, StateFailed, VersionUnknown
+from service.openapi import json_body, refusals
 from service.routes import read_body
 from service.snapshot import take_snapshot
 from service.worker import Worker
@@ -42,20 +43,32 @@ def admin_routes(worker: Worker, history: History) -> APIRouter:
             _LOG.warning("%s %s refused: no valid key", request.method, request.url.path)
             raise AdminRefused("header X-Admin-Key", found="no valid key", expected="one of the keys")
 
-    router = APIRouter(prefix="/admin/config", tags=["admin"], dependencies=[Depends(check_key)])
+    router = APIRouter(
+        prefix="/admin/config", tags=["admin"], dependencies=[Depends(check_key)], responses=refusals(403, 500)
+    )
 
     @router.get("/history", summary="Versions that served")
     async def versions() -> Response:
         """Return the stored versions, the last one to become active first, what is pinned and what serves here."""
         return await run_in_threadpool(lambda: answer(worker, history))
 
-    @router.post("/rollback", summary="Serve an earlier version")
+    @router.post(
+        "/rollback",
+        summary="Serve an earlier version",
+        responses=refusals(409, 413, 422),
+        openapi_extra=json_body(RollbackBody),
+    )
     async def rollback(request: Request) -> Response:
         """Pin a stored version for all workers, whatever the config on disk says."""
         body = parse(await read_body(request, BODY_BYTES_LIMIT), RollbackBody)
         return await run_in_threadpool(lambda: roll_back(worker, history, body))
 
-    @router.post("/unpin", summary="Serve the config on disk again")
+    @router.post(
+        "/unpin",
+        summary="Serve the config on disk again",
+        responses=refusals(413, 422),
+        openapi_extra=json_body(AdminBody, required=False),
+    )
     async def unpin(request: Request) -> Response:
         """Take the pin away."""
         body = parse(await read_body(request, BODY_BYTES_LIMIT) or b"{}", AdminBody)

@@ -13,10 +13,11 @@ from service.admin import admin_routes
 from service.caller import CallerKey
 from service.errors import PROBLEM_MEDIA_TYPE, DeadlineExceeded, ServiceError, problem, slug
 from service.observe import Observed, record_of, request_id_of
-from service.openapi import describe
-from service.routes import RANK_PATH, content_routes, health_routes, rank_routes
+from service.openapi import RANK_PATH, describe
+from service.routes import content_routes, health_routes, rank_routes
 from service.shed import Door
 from service.straight import Straight, only_route
+from service.tracing import OFF
 from service.v2_routes import v2_routes
 from service.worker import Worker
 
@@ -30,6 +31,7 @@ def build_app(worker: Worker) -> FastAPI:
         version="1",
         description="Orders a user's candidates by fused probabilities of a Deep Latent Emotion Network.",
         redoc_url=None,
+        telemetry=OFF if worker.tracing is None else worker.tracing.config,
     )
     ranking = rank_routes(worker)
     app.include_router(ranking)
@@ -45,9 +47,7 @@ def build_app(worker: Worker) -> FastAPI:
     app.add_exception_handler(ServiceError, _error_handler(worker))
     app.add_exception_handler(HTTPException, _http_error_handler)
     app.add_exception_handler(Exception, _bug_handler)
-    describe(app)
-    if worker.tracing is not None:
-        worker.tracing.instrument(app)
+    describe(app, worker.serving)
     return app
 
 

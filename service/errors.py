@@ -45,6 +45,8 @@ from bundle.errors import Refused, ValueInvalid
 from fusion.errors import ForceError
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
+LONGEST_TEXT = 900
+"""Characters of a text in a problem document."""
 
 
 class ServiceError(Refused):
@@ -283,8 +285,8 @@ def problem(error: ServiceError, request_id: str) -> dict[str, object]:
     }
     if error.status == 500:
         return document | {"detail": "an internal error; the log has it under the request id"}
-    told = {"thing": error.thing, "found": _plain(error.found), "expected": _plain(error.expected)}
-    return document | {"detail": str(error)} | told
+    told = {"thing": _plain(error.thing), "found": _plain(error.found), "expected": _plain(error.expected)}
+    return document | {"detail": _plain(str(error))} | told
 
 
 def translated(error: ValueInvalid | ForceError, where: str) -> RequestRefused:
@@ -295,4 +297,8 @@ def translated(error: ValueInvalid | ForceError, where: str) -> RequestRefused:
 
 
 def _plain(value: object) -> object:
-    return value if isinstance(value, str | int | bool | None) else str(value)
+    """Return what JSON holds, long texts cut: an answer is not to be as large as what it complains about."""
+    if isinstance(value, bool | None) or (isinstance(value, int) and abs(value) < 2**63):
+        return value
+    text = str(value)
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"

@@ -13,13 +13,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.logs import REQUESTS, fields
 from service.metrics import Metrics
-from service.record import Record
+from service.record import PROBES, Record
 from service.tracing import Tracing
 
 _REQUESTS = logging.getLogger(REQUESTS)
 _METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"})
-PROBES = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
-"""Routes that are asked all day long; the log has no lines of them."""
 
 
 class Observed:
@@ -45,6 +43,7 @@ class Observed:
                 record.traceparent = value.decode("latin-1")
         if self._tracing is not None:
             self._tracing.take_context(record)
+        method = scope["method"] if scope["method"] in _METHODS else "other"
         status = 500
 
         async def noting(message: Message) -> None:
@@ -52,7 +51,7 @@ class Observed:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 if self._tracing is not None:
-                    self._tracing.tell(record)  # now: the span ends with the answer
+                    self._tracing.tell(record, method, route_of(scope))  # now: the span ends with the answer
                 if record.trace_id:
                     message["headers"] = [*message["headers"], (b"traceparent", record.traceparent.encode())]
             await send(message)
@@ -61,11 +60,15 @@ class Observed:
             await self._app(scope, receive, noting)
         finally:
             seconds = time.perf_counter() - start
-            route = getattr(scope.get("route"), "path", "unmatched")
-            method = scope["method"] if scope["method"] in _METHODS else "other"
+            route = route_of(scope)
             self._metrics.note_request(route, method, status, seconds)
             if route not in PROBES and must_log(record, status, self._log_sample):
                 log_request(record, method, route, status, seconds)
+
+
+def route_of(scope: Scope) -> str:
+    """Return the template of the route that a request took."""
+    return getattr(scope.get("route"), "path", "unmatched")
 
 
 def must_log(record: Record, status: int, share: float) -> bool:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from service.ranker import Ranking
     from service.snapshot import Snapshot
 
+PROBES = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
+"""Routes that are asked all day long; they have neither log lines nor spans."""
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
 

@@ -13,11 +13,10 @@ from service.errors import BodyTooLarge, HeaderInvalid, NotReady
 from service.job import Job, Order
 from service.keys import ADMIN_KEY_HEADER
 from service.observe import record_of, request_id_of
-from service.openapi import RANK_OPENAPI, document_of
+from service.openapi import RANK_OPENAPI, RANK_PATH, document_of, refusals
 from service.wire.encodings import encoding_of_answer, encoding_of_body
 from service.worker import Worker
 
-RANK_PATH = "/v1/rank"
 FORCE_HEADER = "x-force-variant"
 CLIENT_CLOSED_REQUEST = 499
 """Nginx's status for a caller that left before its request was whole; nobody reads it but the metrics."""
@@ -95,7 +94,7 @@ def health_routes(worker: Worker) -> APIRouter:
         """Return 200 while the process answers at all."""
         return {"status": "alive"}
 
-    @router.get("/readyz", summary="Ready", responses={503: {"description": "Not yet, or no longer."}})
+    @router.get("/readyz", summary="Ready", responses=refusals(503))
     async def readyz() -> dict[str, str]:
         """Return 200 while requests should be sent here: models warmed, config valid, not stopping."""
         if not worker.lifecycle.ready:
@@ -116,7 +115,7 @@ def content_routes(worker: Worker) -> APIRouter:
         documents = [document_of(snapshot) for _, snapshot in sorted(worker.serving.snapshots.items())]
         return Response(orjson.dumps({"models": documents}), media_type="application/json")
 
-    @router.get("/v1/config", summary="The fusion config that serves")
+    @router.get("/v1/config", summary="The fusion config that serves", responses=refusals(503))
     async def config() -> Response:
         """Return the version and content of the fusion config, and the process that answers."""
         snapshot = next(iter(worker.serving.snapshots.values()), None)

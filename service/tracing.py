@@ -1,4 +1,4 @@
-"""OpenTelemetry traces, where the settings name a collector: FastAPI's own instrumentation, and our stages as spans.
+"""OpenTelemetry traces, where the settings name a collector: FastAPI's own spans, and our stages.
 
 Needs the packages of `dlen-ranker[otel]`, which are loaded here and only then. Spans wait in a bounded queue for a
 thread that sends them; a collector that is slow or gone costs spans, never requests.
@@ -12,11 +12,11 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from prometheus_client import Counter
 
 from service.errors import SettingsInvalid
-from service.record import Record
+from service.record import PROBES, Record
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ BATCH_SPANS = 512
 SEND_EVERY_MS = 1000
 SEND_SECONDS = 2
 """Longest that sending one batch may take; also how long the end of the process waits for the last one."""
-NOT_TRACED = "healthz,readyz,v2/health,docs,openapi.json"
+OFF: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+"""What FastAPI is told where there are no traces: nothing, whatever the environment says."""
 _STATED = ("degraded", "problem", "candidates")
 
 
@@ -43,7 +44,6 @@ class Tracing:
         assert settings.otel_endpoint is not None
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-            from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
             from opentelemetry.sdk.resources import Resource
             from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
             from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
@@ -64,7 +64,6 @@ class Tracing:
                     lost.inc(len(spans))
                 return result
 
-        self._instrument = FastAPIInstrumentor.instrument_app
         exporter = Exporter(endpoint=settings.otel_endpoint, timeout=SEND_SECONDS)
         self._provider: TracerProvider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(settings.otel_sample)),
@@ -74,11 +73,16 @@ class Tracing:
         self._provider.add_span_processor(BatchSpanProcessor(exporter, QUEUE_SPANS, SEND_EVERY_MS, BATCH_SPANS))
         self._tracer = self._provider.get_tracer("service")
 
-    def instrument(self, app: FastAPI) -> None:
-        """Give every request of an application a span, below the caller's."""
-        self._instrument(
-            app, tracer_provider=self._provider, excluded_urls=NOT_TRACED, exclude_spans=["receive", "send"]
-        )
+    @property
+    def config(self) -> TelemetryConfig:
+        """What FastAPI is told: a span for each request but probes, below the caller's."""
+        return {
+            **OFF,
+            "tracing": True,
+            "tracer_provider": self._provider,
+            "operation_spans": False,
+            "exclude": lambda scope: scope["path"] in PROBES,
+        }
 
     @staticmethod
     def take_context(record: Record) -> None:
@@ -89,13 +93,15 @@ class Tracing:
         if context.is_valid:
             record.traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
 
-    def tell(self, record: Record) -> None:
+    def tell(self, record: Record, method: str, route: str) -> None:
         """Add what is noted of an answered request to its span, and a span for each of its stages."""
         from opentelemetry.trace import get_current_span
 
         span = get_current_span()
         if not span.is_recording():
             return
+        span.update_name(f"{method} {route}")  # ours goes past FastAPI's routing, which would name it
+        span.set_attribute("http.route", route)
         told: dict[str, Any] = {f"dlen.{name}": getattr(record, name) for name in _STATED}
         told["dlen.request_id"] = record.request_id or None
         if record.snapshot is not None:

@@ -13,6 +13,7 @@ from service.errors import HeaderInvalid, ModelUnknown, NotReady
 from service.job import Job, Order
 from service.keys import ADMIN_KEY_HEADER
 from service.observe import record_of, request_id_of
+from service.openapi import INFER_OPENAPI, refusals
 from service.routes import CLIENT_CLOSED_REQUEST, FORCE_HEADER, read_body, wanted_variants
 from service.snapshot import Snapshot
 from service.wire import v2
@@ -40,29 +41,38 @@ def v2_routes(worker: Worker) -> APIRouter:
         """Return 200 while the process answers at all."""
         return {"live": True}
 
-    @router.get("/health/ready", summary="Ready", responses={503: {"description": "Not yet, or no longer."}})
+    @router.get("/health/ready", summary="Ready", responses=refusals(503))
     async def ready() -> dict[str, bool]:
         """Return 200 while requests should be sent here."""
         if not worker.lifecycle.ready:
             raise NotReady("service", found="not ready", expected="ready")
         return {"ready": True}
 
-    @router.get("/models/{name}", summary="A model's tensors")
-    @router.get("/models/{name}/versions/{version}", summary="A version's tensors")
+    @router.get("/models/{name}", summary="A model's tensors", responses=refusals(404, 503))
+    @router.get("/models/{name}/versions/{version}", summary="A version's tensors", responses=refusals(404, 503))
     async def metadata(name: str, version: str | None = None) -> dict[str, Any]:
         """Return inputs and outputs of a model."""
         return metadata_of(found(name, version))
 
-    @router.get("/models/{name}/ready", summary="Whether a model serves")
-    @router.get("/models/{name}/versions/{version}/ready", summary="Whether a version serves")
+    @router.get("/models/{name}/ready", summary="Whether a model serves", responses=refusals(404, 503))
+    @router.get(
+        "/models/{name}/versions/{version}/ready", summary="Whether a version serves", responses=refusals(404, 503)
+    )
     async def model_ready(name: str, version: str | None = None) -> dict[str, Any]:
         """Return 200 while the model serves."""
         return {"name": name, "ready": bool(found(name, version))}
 
-    @router.post("/models/{name}/infer", dependencies=callers, response_class=Response, summary="Order candidates")
+    @router.post(
+        "/models/{name}/infer",
+        dependencies=callers,
+        openapi_extra=INFER_OPENAPI,
+        response_class=Response,
+        summary="Order candidates",
+    )
     @router.post(
         "/models/{name}/versions/{version}/infer",
         dependencies=callers,
+        openapi_extra=INFER_OPENAPI,
         response_class=Response,
         summary="Order candidates",
     )
