@@ -69,21 +69,22 @@ class Server:
 
 def services() -> tuple[Server, ...]:
     """Return this service with the kit's bundles."""
-    kinds = {"JSON rows": "rows", "columnar JSON": "columns", "Arrow": "arrow"}
+    kinds = {"JSON rows": ("rows", "json"), "columnar JSON": ("columns", "json"), "Arrow": ("arrow", "arrow")}
+    ids = {"ids only": ("ids", "json"), "ids only, Arrow back": ("ids", "arrow")}
 
-    def service(name: str, models: str, wires: dict[str, str], tolerance: float) -> Server:
+    def service(name: str, models: str, wires: dict[str, tuple[str, str]], tolerance: float) -> Server:
         def command(start: Start) -> list[str]:
             options = ["--models", str(start.kit.models(models)), "--fusion", str(start.kit.folder / "fusion.yaml")]
             ports = ["--port", str(start.ports[0]), "--metrics-port", str(start.ports[1])]
             return [sys.executable, "-m", "cli", "serve", "--host", HOST, "--workers", "1", *options, *ports]
 
-        made = (of_service(label, kind, tolerance=tolerance) for label, kind in wires.items())
+        made = (of_service(label, *forms, tolerance=tolerance) for label, forms in wires.items())
         return Server(name, command, tuple(made), models=models)
 
     return (
         service("dlen fp32", "fp32", kinds, 1e-4),
         service("dlen int8", "int8", kinds, INT8_TOLERANCE),
-        service("dlen int8, item cache", "items", {"ids only": "ids"}, INT8_TOLERANCE),
+        service("dlen int8, item cache", "items", ids, INT8_TOLERANCE),
     )
 
 

@@ -113,10 +113,12 @@ def p_of_v2(kit: Kit, count: int, body: bytes, headers: dict[str, str]) -> Score
     return np.empty((0, 0), np.float32)
 
 
-def of_service(name: str, kind: str, *, tolerance: float) -> Wire:
-    """Return a wire of this service: raw features as `rows`, `columns`, `arrow`, or `ids` only."""
-    media_type = "application/vnd.apache.arrow.stream" if kind == "arrow" else "application/json"
-    headers = {"Content-Type": media_type, "Accept": media_type}
+def of_service(name: str, kind: str, answer: str, *, tolerance: float) -> Wire:
+    """Return a wire of this service: raw features as `rows`, `columns` or `arrow`, or `ids`; `json` or `arrow` back."""
+    media_types = {"arrow": "application/vnd.apache.arrow.stream"}
+    headers = {
+        name: media_types.get(form, "application/json") for name, form in (("Content-Type", kind), ("Accept", answer))
+    }
 
     def requests(kit: Kit, count: int) -> list[Sent]:
         return [Sent("/v1/rank", headers, body) for body in kit.bodies(kind, count)]
