@@ -60,7 +60,7 @@ class GrowingArray:
 
 
 class FeatureWriter:
-    """Writes ids, index, encoded features and which of them were given into a folder."""
+    """Writes ids, index, encoded features and which of them were given into a folder; closes its files at the end."""
 
     def __init__(self, folder: Path, codes: int, values: int, features: int) -> None:
         """Open the files for items of so many code and value columns and features."""
@@ -89,14 +89,21 @@ class FeatureWriter:
         self._given.append(given_NF)
         self._given_M += given_NF.sum(axis=0)
 
-    def close(self) -> NDArray[np.float64]:
+    def __enter__(self) -> Self:
+        """Return the writer."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None) -> None:
+        """Close the files."""
+        for array in (self._codes, self._values, self._given):
+            array.close()
+
+    def finish(self) -> NDArray[np.float64]:
         """Write ids and index; return the share of items that have a value, by feature.
 
         Raises:
             ItemIdInvalid: an id stands twice.
         """
-        for array in (self._codes, self._values, self._given):
-            array.close()
         width, rows = max(words.shape[1] for words in self._ids), self.rows
         words_MW = np.zeros((rows, width), dtype=np.uint64)
         at = 0

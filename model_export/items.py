@@ -101,18 +101,18 @@ def write_features(folder: Path, schema: FeatureSchema, wanted: ItemsWanted) -> 
     """
     encoder = SchemaEncoder(schema).item
     names = feature_names(encoder)
-    writer = FeatureWriter(folder, encoder.code_columns, encoder.value_columns, len(names))
     with tempfile.TemporaryDirectory(dir=folder) as staging:
         shards = _open(wanted, schema, Path(staging))
         present = [feature for feature in schema.item_part if feature.name in shards.columns]
         if not present:
             expected = f"at least one of {', '.join(sorted(encoder.names)[:20])}"
             raise TableInvalid(f"{wanted.table}", found="no item feature of the model", expected=expected)
-        for place, first, frame in shards.chunks([wanted.id_column, *(feature.name for feature in present)]):
-            columns = typed_columns(clean(frame, present, place), present)
-            ids = _ids(frame.get_column(wanted.id_column), place, first)
-            writer.append(ids, encoder.encode(columns, len(ids)), given_features(columns, names, len(ids)))
-    return dict(zip(names, writer.close().tolist(), strict=True))
+        with FeatureWriter(folder, encoder.code_columns, encoder.value_columns, len(names)) as writer:
+            for place, first, frame in shards.chunks([wanted.id_column, *(feature.name for feature in present)]):
+                columns = typed_columns(clean(frame, present, place), present)
+                ids = _ids(frame.get_column(wanted.id_column), place, first)
+                writer.append(ids, encoder.encode(columns, len(ids)), given_features(columns, names, len(ids)))
+            return dict(zip(names, writer.finish().tolist(), strict=True))
 
 
 def write_items(

@@ -45,7 +45,7 @@ class RankAnswer(Struct, frozen=True):
     items: Annotated[list[RankedItem], Meta(description="From the first position on.")]
     assignments: Annotated[dict[str, str], Meta(description="Layer → variant.")] = field(default_factory=dict)
     degraded: Annotated[str | None, Meta(description="Why the order is not the policy's; null when it is.")] = None
-    missing_features: Annotated[int, Meta(description="Feature values that the request lacked.")] = 0
+    missing_features: Annotated[int, Meta(description="Feature values that neither request nor item table had.")] = 0
 
 
 def head_of(ranking: Ranking) -> dict[str, object]:

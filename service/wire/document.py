@@ -34,9 +34,10 @@ class Candidate(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
     """One thing that may be shown."""
 
     id: Annotated[Name, Meta(description="Different from every other candidate's.")]
-    features: Annotated[Features, Meta(description="Item features by name; null is missing.")] = field(
-        default_factory=dict
-    )
+    features: Annotated[
+        Features,
+        Meta(description="Item features by name; what is null or absent comes from the item table, if there is one."),
+    ] = field(default_factory=dict)
     group: Annotated[Name | None, Meta(description="What rerank rules group by, an author say.")] = None
     vector: Annotated[Vector | None, Meta(description="What diversity rules compare; all candidates or none.")] = None
 
@@ -46,7 +47,8 @@ class CandidateColumns(Struct, forbid_unknown_fields=True, frozen=True, gc=False
 
     id: Annotated[list[Name], Meta(description="Ids, all different.")]
     features: Annotated[
-        dict[str, list[Any]], Meta(description="Item features by name, one value per candidate; null is missing.")
+        dict[str, list[Any]],
+        Meta(description="Item features by name, one value per candidate; null or absent as for candidates in rows."),
     ] = field(default_factory=dict)
     group: Annotated[list[Name | None] | None, Meta(description="What rerank rules group by.")] = None
     vector: Annotated[list[Vector] | None, Meta(description="What diversity rules compare.")] = None
