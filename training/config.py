@@ -26,6 +26,8 @@ class TrainingConfig(BaseModel):
         sparse_tables: only the embedding rows of a batch are updated (lazy Adam). Other rows' momentum stands
             still, so weights differ a little from those without; faster from some 300,000 embedding rows on.
         batch_size: rows per step, over all processes.
+        sharded_tables: under torchrun each process holds its share of the embedding rows (TorchRec). Whole tables
+            exist only when training starts and on the first process while a file is written.
         precision: of the matrix products of a step; weights, logits, losses and validation are float32 in both.
         epochs: passes over the training rows at most.
         evaluations_per_epoch: validations per epoch, evenly spaced.
@@ -44,6 +46,7 @@ class TrainingConfig(BaseModel):
     weight_decay: float = Field(default=0.0, ge=0)
     embedding_decay: float = Field(default=0.0, ge=0)
     sparse_tables: bool = False
+    sharded_tables: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
     batch_size: int = Field(default=1024, ge=1)
     epochs: int = Field(default=3, ge=1)
@@ -56,6 +59,8 @@ class TrainingConfig(BaseModel):
     def _consistent(self) -> Self:
         if self.sparse_tables and self.embedding_decay:
             raise ValueError("embedding_decay must be 0 with sparse_tables")
+        if self.sparse_tables and self.sharded_tables:
+            raise ValueError("sparse_tables and sharded_tables exclude each other")
         return self
 
 

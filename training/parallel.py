@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch.nn.parallel import DistributedDataParallel
@@ -11,11 +12,15 @@ from training.ranks import Ranks
 
 
 def data_parallel(network: Network) -> DistributedDataParallel:
-    """Return the network with the mean over ranks as its gradients; sparse ones are left to `sum_table_gradients`."""
-    if network.inputs.sparse_gradients:
+    """Return the network with the mean over ranks as its gradients.
+
+    Those of sparse tables are left to `sum_table_gradients`; those of sharded ones are means already.
+    """
+    if network.inputs.sparse_gradients or network.inputs.lookups:
         tables = [f"inputs.tables.{size}" for size in network.inputs.tables]
         wrapper: Any = DistributedDataParallel
         wrapper._set_params_and_buffers_to_ignore_for_model(network, tables)
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of axes of length 1
     return DistributedDataParallel(network, forward_sync_buffers=False)
 
 

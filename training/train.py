@@ -42,6 +42,7 @@ from training.run import (
     seed_everything,
     write_tensors,
 )
+from training.sharded import own_rows, shard_tables, whole_tables
 from training.validate import measure
 
 STATE_INTERVAL_S = 30.0
@@ -101,8 +102,11 @@ class Trainer:
         seed_everything(self.config.seed)
         self.network: Network = run.new_network().to(ranks.device)
         self.network.inputs.sparse_gradients = self.config.sparse_tables
-        self.optimizers = new_optimizers(self.network, self.config)
         self.kept: Network = copy.deepcopy(self.network) if self.config.average else self.network
+        if self.config.sharded_tables and ranks.count > 1:
+            for network in {id(network): network for network in (self.network, self.kept)}.values():
+                shard_tables(network, ranks)
+        self.optimizers = new_optimizers(self.network, self.config)
         self.progress = Progress()
         weights = [self.config.task_weights.get(name, 1.0) for name in run.description.task_names]
         self.task_weights_T = torch.tensor(weights, device=ranks.device) if self.config.task_weights else None
@@ -231,8 +235,9 @@ class Trainer:
         self.say(f"epoch {record['epoch']:.2f}  validation loss {loss:.5f}  AUC {shown}{'  *' if better else ''}")
         if better:
             self.progress.best_loss, self.progress.best_validation = loss, len(self.progress.validations) - 1
+            whole = whole_tables(self.kept.state_dict(), self.kept, self.ranks)
             if self.ranks.is_first:
-                write_tensors(self.run.folder / MODEL_FILE, _on_cpu(self.kept.state_dict()), {})
+                write_tensors(self.run.folder / MODEL_FILE, _on_cpu(whole), {})
 
     def _show(self, name: str, value: float) -> None:
         if self._board is not None:
@@ -262,12 +267,13 @@ class Trainer:
         if broken:
             rate = learning_rate(self.config, self.progress.step - 1, self.steps_at_most)
             self._check_finite(f"weights {broken[0]}", math.nan, rate)
-        if random is None:
-            return
         tensors: dict[str, Tensor] = {f"network.{k}": v for k, v in weights.items()}
         if self.config.average:
             tensors |= {f"averaged.{k}": v for k, v in self.kept.state_dict().items()}
         tensors |= {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizers).items()}
+        tensors = whole_tables(tensors, self.network, self.ranks)
+        if random is None:
+            return
         tensors["random"] = random
         path, metadata = self.run.folder / STATE_FILE, {"progress": json.dumps(asdict(self.progress))}
         write_tensors(path, _on_cpu(tensors), metadata)
@@ -275,6 +281,7 @@ class Trainer:
     def _restore(self) -> None:
         tensors, metadata = read_tensors(self.run.folder / STATE_FILE)
         self.progress = Progress(**json.loads(metadata["progress"]))
+        tensors = own_rows(tensors, self.network, self.ranks)
         self.network.load_state_dict(_below(tensors, "network."))
         if self.config.average:
             self.kept.load_state_dict(_below(tensors, "averaged."))

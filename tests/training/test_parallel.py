@@ -76,6 +76,25 @@ def test_a_killed_rank_ends_the_run_and_the_same_command_resumes_to_the_same_end
     assert_same(tmp_path / "killed", tmp_path / "one")
 
 
+def test_tables_shared_out_over_ranks_train_as_whole_ones_do_and_resume(prepared, tmp_path):
+    command = arguments(prepared, tmp_path / "sharded", "sharded_tables=true dropout=0")
+    assert torchrun(Path(__file__).with_name("dying_rank.py"), 41, *command).returncode != 0
+    resumed = torchrun("-m", "cli", *command)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed at step" in resumed.stdout
+    assert main(arguments(prepared, tmp_path / "one")) == 0
+    assert_same(tmp_path / "sharded", tmp_path / "one")
+
+
+def test_sharded_tables_without_torchrec_name_the_extra(prepared, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchrec", None)
+    data = read_prepared(prepared)
+    config = read_config(None, None, {"training.sharded_tables": True})
+    run = create_run(tmp_path / "run", describe_run(config, data), data.schema)
+    with pytest.raises(ConfigInvalid, match=r"sharded_tables: got no package torchrec.*the extra torchrec"):
+        Trainer(run, data, print, lambda n, of: None, Ranks(0, 2))
+
+
 class Recorded:
     """An array that notes which rows were read."""
 

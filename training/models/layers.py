@@ -7,7 +7,7 @@ H hidden width, T tasks.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,7 +57,8 @@ class InputLayer(nn.Module):
     """Encoded features → x [B, K] = [request part | item part]; in a part embeddings first, then values.
 
     All features of one embedding size share one table; `offsets` [C] gives each code column's first row. With
-    `sparse_gradients` a table's gradient holds the rows of the batch only.
+    `sparse_gradients` a table's gradient holds the rows of the batch only. `lookups` stand in for the tables of their
+    sizes: table rows [B, C] → [B, C, D].
     """
 
     offsets: Tensor
@@ -65,6 +66,7 @@ class InputLayer(nn.Module):
     def __init__(self, schema: FeatureSchema, embedding_std: float) -> None:
         super().__init__()
         self.sparse_gradients = False
+        self.lookups: dict[str, Callable[[Tensor], Tensor]] = {}
         self.parts, column_codes, column_sizes = _layout(schema)
         offsets, rows = _table_rows(column_codes, column_sizes)
         self.register_buffer("offsets", torch.tensor(offsets, dtype=torch.int64))
@@ -88,7 +90,10 @@ class InputLayer(nn.Module):
         blocks = [block for part in self.parts for block in part.blocks if block.size == size]
         runs = [rows_BC[:, start:end] for start, end in _runs(blocks)]
         rows = runs[0] if len(runs) == 1 else torch.cat(runs, dim=1)
-        embedded = functional.embedding(rows, self.tables[str(size)], sparse=self.sparse_gradients)
+        if (lookup := self.lookups.get(str(size))) is not None:
+            embedded = lookup(rows)
+        else:
+            embedded = functional.embedding(rows, self.tables[str(size)], sparse=self.sparse_gradients)
         pieces: Sequence[Tensor] = torch.split(embedded, [block.end - block.start for block in blocks], dim=1)
         return pieces
 
