@@ -6,7 +6,7 @@ so memory is bounded by the vocabularies.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 import polars as pl
@@ -26,6 +26,7 @@ from bundle.features import (
 )
 
 SAMPLE_ROWS = 262_144
+_COUNTS_AT_ONCE = 1_000_000
 _KEY = "__key"
 
 
@@ -35,8 +36,8 @@ class SchemaFitter:
     def __init__(self, schema: FeatureSchema, seed: int = 0) -> None:
         """Start with no rows; `seed` decides which rows enter the sample."""
         self.schema = schema
-        self._counts: dict[str, Counter[int] | Counter[str]] = {
-            f.name: Counter() for f in schema.features if isinstance(f.encoding, VocabularyEncoding)
+        self._counts: dict[str, list[pl.DataFrame]] = {
+            f.name: [] for f in schema.features if isinstance(f.encoding, VocabularyEncoding)
         }
         self._numeric = [f.name for f in schema.features if isinstance(f, NumericFeature)]
         self._sample = pl.DataFrame()
@@ -49,8 +50,10 @@ class SchemaFitter:
                 series = frame.get_column(feature.name)
                 if isinstance(feature, CategoricalListFeature):
                     series = series.explode()
-                values = series.drop_nulls().rename("value").value_counts()
-                self._counts[feature.name].update(dict(values.iter_rows()))
+                counts = self._counts[feature.name]
+                counts.append(series.drop_nulls().rename("value").value_counts())
+                if sum(map(len, counts[1:])) > max(_COUNTS_AT_ONCE, len(counts[0])):
+                    counts[:] = [_added(counts)]
         if self._numeric:
             keys = pl.Series(_KEY, self._random.random(len(frame)))
             self._sample = pl.concat([self._sample, frame.select(self._numeric).with_columns(keys)])
@@ -70,7 +73,8 @@ class SchemaFitter:
         encoding = feature.encoding
         if isinstance(feature, CategoricalFeature | CategoricalListFeature):
             if isinstance(encoding, VocabularyEncoding) and encoding.values is None:
-                values = vocabulary(self._counts[feature.name], encoding)
+                counts = self._counts[feature.name]
+                values = vocabulary(dict(_added(counts).iter_rows()) if counts else {}, encoding)
                 return feature.model_copy(update={"encoding": encoding.model_copy(update={"values": values})})
             return feature
         numbers = self._sample.get_column(feature.name).drop_nulls().to_numpy()
@@ -84,7 +88,12 @@ class SchemaFitter:
         return feature
 
 
-def vocabulary(counts: Counter[int] | Counter[str], encoding: VocabularyEncoding) -> tuple[int | str, ...]:
+def _added(counts: list[pl.DataFrame]) -> pl.DataFrame:
+    """Return each value once, with the sum of its counts."""
+    return pl.concat(counts).group_by("value").agg(pl.col("count").sum())
+
+
+def vocabulary(counts: Mapping[int, int] | Mapping[str, int], encoding: VocabularyEncoding) -> tuple[int | str, ...]:
     """Return the values to keep, the commonest first, equals in value order."""
     kept = [(value, count) for value, count in counts.items() if count >= encoding.min_count]
     kept.sort(key=lambda pair: pair[0])
