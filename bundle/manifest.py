@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -24,6 +24,7 @@ from bundle.errors import (
     ManifestVersion,
 )
 from bundle.files import sha256_of
+from bundle.reference import BINS
 
 MANIFEST_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -82,6 +83,7 @@ class Task(_Model):
         base_rate: share of positive labels in the training rows.
         alpha: upper bound of P(task|¬UP) (Eq. 7); None for a model without the latent state.
         calibration: fitted on validation, applied by a fusion policy that asks for it.
+        reference_shares: share of validation rows' P(task) in each bin of `bundle.reference`, for drift.
     """
 
     name: str = Field(pattern="^[a-z][a-z0-9_]*$", max_length=64)
@@ -89,6 +91,9 @@ class Task(_Model):
     base_rate: float = Field(ge=0, le=1)
     alpha: float | None = Field(default=None, gt=0, lt=1)
     calibration: Calibration | None = None
+    reference_shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
+        default=None, min_length=len(BINS), max_length=len(BINS)
+    )
 
 
 class Parity(_Model):

@@ -30,6 +30,7 @@ from bundle.manifest import (
 )
 from bundle.manifest import list_files as listed
 from bundle.read import Bundle, input_tensors, output_tensors, read_bundle
+from bundle.reference import shares_of
 from model_export.errors import OutputInvalid, PrecisionRefused
 from model_export.gate import check_gate, measure_gate
 from model_export.graph import ServingGraph
@@ -166,8 +167,9 @@ def _tasks(run: Run, network: Network, p_BT: NDArray[Any], rows: SampleRows) -> 
             base_rate=task.base_rate,
             alpha=alpha,
             calibration=calibration,
+            reference_shares=shares_of(p_B),
         )
-        for task, alpha, calibration in zip(run.description.tasks, alphas, calibrations, strict=True)
+        for task, alpha, calibration, p_B in zip(run.description.tasks, alphas, calibrations, p_BT.T, strict=True)
     )
 
 

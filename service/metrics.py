@@ -32,6 +32,7 @@ from service.errors import PortTaken
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 STAGE_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.25, 1.0)
+LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 CANDIDATES = (0, 1, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
@@ -96,11 +97,36 @@ class Metrics:
             ("layer", "experiment", "phase", "variant", "forced"),
             registry=r,
         )
+        self.probabilities = Counter(
+            "dlen_model_probabilities_total",
+            "Predicted P(task) of a sample of requests, by bins with these upper edges.",
+            ("model", "version", "task", "bin"),
+            registry=r,
+        )
+        self.reference = Gauge(
+            "dlen_model_reference_share",
+            "Share of P(task) in each bin on the rows that the model was validated on.",
+            ("model", "version", "task", "bin"),
+            registry=r,
+            multiprocess_mode="max",
+        )
+        self.scores = Counter(
+            "dlen_rank_scores_total",
+            "Fused scores of a sample of requests, by bins with these upper edges.",
+            ("model", "version", "bin"),
+            registry=r,
+        )
+        self.loop_lag = Histogram(
+            "dlen_event_loop_lag_seconds", "How much later than asked for the event loop wakes.", buckets=LAG_SECONDS,
+            registry=r,
+        )  # fmt: skip
         self.log_dropped = Counter(
             "dlen_log_lines_dropped_total", "Log lines that found no room to wait, or nobody who reads.", ("kind",),
             registry=r,
         )  # fmt: skip
         self.spans_lost = Counter("dlen_trace_spans_lost_total", "Spans that the collector did not take.", registry=r)
+        for kind in ("exposures", "requests", "other"):
+            self.log_dropped.labels(kind)
         self.rules_skipped = Counter(
             "dlen_rerank_skipped_total", "Rules that found no data to work on.", ("rule",), registry=r
         )
@@ -134,6 +160,17 @@ class Metrics:
         """Note an answered request."""
         self._request(route, method, status).inc()
         self._route(route).observe(seconds)
+
+
+class SupervisorMetrics:
+    """What the supervisor of several workers counts itself."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Register the metrics."""
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.restarts = Counter(
+            "dlen_worker_restarts_total", "Workers that ended and were replaced.", registry=registry
+        )
 
 
 def use_slot(folder: Path, slot: int) -> None:

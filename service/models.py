@@ -17,6 +17,7 @@ from bundle.files import sha256_of
 from bundle.manifest import MANIFEST_FILE, Manifest
 from bundle.read import read_bundle
 from fusion.errors import FusionError
+from service.drift import show_reference
 from service.engine import Engine
 from service.errors import ModelFailed, ModelsMissing
 from service.items import ItemEncoder
@@ -151,6 +152,7 @@ class ModelRepository:
         if previous is not None and previous.version != model.version:
             self._metrics.retire(self._metrics.model_info, model.name, str(previous.version))
         self._metrics.model_info.labels(model.name, str(model.version)).set(1)
+        show_reference(self._metrics, model)
         self._metrics.reload_time.labels("model").set_to_current_time()
         _LOG.info("model %s/%d serves (%s)", model.name, model.version, model.manifest.architecture)
 

@@ -18,6 +18,7 @@ from fusion.fuse import CompiledPolicy, Needs, Ranked
 from fusion.live import Decision
 from fusion.signals import Candidates, Probabilities
 from service.admission import Deadline
+from service.drift import Drift
 from service.engine import Predicted
 from service.errors import PolicyFailed, translated
 from service.items import ItemInput
@@ -64,6 +65,7 @@ class Ranker:
         """Keep where to count."""
         self._metrics = metrics
         self._log_exposures = log_exposures
+        self._drift = Drift(metrics)
 
     def rank(
         self, request: RankRequest, snapshot: Snapshot, deadline: Deadline, record: Record | None = None
@@ -94,6 +96,7 @@ class Ranker:
             self._metrics.rules_skipped.labels(rule).inc()
         if ranked.broken_caps:
             self._metrics.broken_caps.inc(ranked.broken_caps)
+        self._drift.note(ranking)
         if self._log_exposures and (exposures or ranked.propensity_N is not None):
             _EXPOSURES.info("exposed", extra=fields(**exposure_of(ranking)))
 

@@ -11,10 +11,11 @@ import logging
 import multiprocessing
 import os
 import socket
+import time
 from types import FrameType
 
 import uvicorn
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Histogram
 
 from service.app import build_app
 from service.errors import PortTaken
@@ -26,15 +27,19 @@ from service.worker import Worker
 
 _LOG = logging.getLogger("service.server")
 BACKLOG = 2048
+TICK_SECONDS = 0.1
+"""How long uvicorn's main loop sleeps between two ticks."""
 
 
 class DrainingServer(uvicorn.Server):
     """A server that is told to stop by a signal and stops when its lifecycle says so."""
 
-    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle) -> None:
-        """Serve until the lifecycle's drain window is over."""
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, lag: Histogram) -> None:
+        """Serve until the lifecycle's drain window is over; observe in `lag` how late the event loop wakes."""
         super().__init__(config)
         self._lifecycle = lifecycle
+        self._lag = lag
+        self._ticked: float | None = None
         parent = multiprocessing.parent_process()
         self._supervisor = None if parent is None else parent.pid
 
@@ -44,6 +49,10 @@ class DrainingServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Look ten times a second whether to stop; a worker without its supervisor drains too."""
+        now = time.perf_counter()
+        if self._ticked is not None:
+            self._lag.observe(max(0.0, now - self._ticked - TICK_SECONDS))
+        self._ticked = now
         if self._supervisor not in (None, os.getppid()) and self._lifecycle.stop_at is None:
             self._lifecycle.drain()
         if self._lifecycle.stopped:
@@ -111,7 +120,7 @@ def run_worker(settings: Settings, metrics: Metrics, opened: socket.socket, metr
         opened.listen(BACKLOG)
         host, port = opened.getsockname()[:2]
         _LOG.info("serving on http://%s:%d, metrics on http://%s:%d", host, port, settings.metrics_host, metrics_port)
-        DrainingServer(config, worker.lifecycle).run([opened])
+        DrainingServer(config, worker.lifecycle, metrics.loop_lag).run([opened])
     finally:
         worker.close()
     return 0

@@ -21,7 +21,7 @@ from types import FrameType
 from prometheus_client import CollectorRegistry
 
 from service.logs import start_logging
-from service.metrics import Metrics, start_metrics_server, use_slot, workers_registry
+from service.metrics import Metrics, SupervisorMetrics, start_metrics_server, use_slot, workers_registry
 from service.server import open_socket, run_worker, serve_one
 from service.settings import Settings, unknown_variables
 
@@ -61,6 +61,7 @@ class Supervisor:
         settings = self._settings
         opened = open_socket(settings.host, settings.port)
         registry = workers_registry(self._folder)
+        self._metrics = SupervisorMetrics(registry)
         server, thread, port = start_metrics_server(registry, settings.metrics_host, settings.metrics_port)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -108,6 +109,7 @@ class Supervisor:
                 elif time.monotonic() >= self._due[slot]:
                     del self._due[slot]
                     self._replaced.add(slot)
+                    self._metrics.restarts.inc()
                     self._start(slot, opened, port)
             time.sleep(_TICK_SECONDS)
 

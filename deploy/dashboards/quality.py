@@ -7,12 +7,14 @@ from grafana_foundation_sdk.builders import dashboard
 from deploy.dashboards.panels import RANK, SELECTED, Query, lines, number, page
 
 RATE = "$__rate_interval"
+HALF = ',bin=~"0.65|0.8|0.9|1"'
+"""The bins above 0.5."""
 
 
 def quality_dashboard() -> dashboard.Dashboard:
     """Return the dashboard for those who own the model and the policies."""
     made = page("dlen-quality", "DLEN / Model quality", "Inputs, failures and policies of the models that serve.")
-    for add in (_glance, _inputs, _policies):
+    for add in (_glance, _inputs, _predictions, _policies):
         add(made)
     return made
 
@@ -79,6 +81,28 @@ def _inputs(made: dashboard.Dashboard) -> None:
         lines("Model versions over time", "How many rankers serve each version.",
               [Query(f"sum by (model, version) (dlen_model_info{{{SELECTED}}} == 1)", "{{model}} {{version}}")],
               "short", stacked=True)
+    )  # fmt: skip
+
+
+def _predictions(made: dashboard.Dashboard) -> None:
+    made.with_row(dashboard.Row("Predictions"))
+    predicted = f"dlen_model_probabilities_total{{{{{SELECTED}{{}}}}}}"
+    made.with_panel(
+        lines("Drift of predictions", "Population stability index of the last hour against the rows of validation: "
+              "below 0.1 as ever, above 0.25 something changed.",
+              [Query("max by (model, version, task) (job_model:dlen_model_probabilities:psi1h)",
+                     "{{model}} {{version}} {{task}}")], "short", alarm=0.25)
+    )  # fmt: skip
+    made.with_panel(
+        lines("Likely positives", "Share of candidates with P(task) above 0.5. A step: an input changed.",
+              [Query(f"sum by (task) (rate({predicted.format(HALF)}[{RATE}])) / "
+                     f"sum by (task) (rate({predicted.format('')}[{RATE}]))", "{{task}}")], "percentunit")
+    )  # fmt: skip
+    scores = f"dlen_rank_scores_total{{{SELECTED}}}[{RATE}]"
+    made.with_panel(
+        lines("Scores", "Share of fused scores in the bin up to each edge. A step that no release explains: look left.",
+              [Query(f"sum by (bin) (rate({scores})) / on () group_left () sum(rate({scores}))", "≤ {{bin}}")],
+              "percentunit", stacked=True)
     )  # fmt: skip
 
 

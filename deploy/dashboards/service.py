@@ -12,7 +12,7 @@ RATE = "$__rate_interval"
 def service_dashboard() -> dashboard.Dashboard:
     """Return the dashboard that an on-call person opens first."""
     made = page("dlen-service", "DLEN / Service", "Requests, errors, duration and capacity of the rankers.")
-    for add in (_glance, _requests, _capacity, _content):
+    for add in (_glance, _requests, _capacity, _process, _content):
         add(made)
     return made
 
@@ -94,6 +94,24 @@ def _capacity(made: dashboard.Dashboard) -> None:
         lines("Encodings", "What callers send and take.",
               [Query(f"sum by (taken, given) (rate(dlen_rank_encodings_total{{{SELECTED}}}[{RATE}]))",
                      "{{taken}} → {{given}}")], "reqps", stacked=True)
+    )  # fmt: skip
+
+
+def _process(made: dashboard.Dashboard) -> None:
+    made.with_row(dashboard.Row("Processes"))
+    made.with_panel(
+        lines("Event-loop lag", "How much later than asked for the event loop wakes: no CPU, or something blocks it.",
+              [_quantile(share, f"dlen_event_loop_lag_seconds_bucket{{{SELECTED}}}") for share in (0.5, 0.99)], "s")
+    )  # fmt: skip
+    made.with_panel(
+        lines("Workers replaced", "Each within the last 15 minutes; more than 3 is an alert.",
+              [Query(f"sum by (instance) (increase(dlen_worker_restarts_total{{{SELECTED}}}[15m]))", "{{instance}}")],
+              "short", alarm=3)
+    )  # fmt: skip
+    made.with_panel(
+        lines("Log lines and spans lost", "Nobody takes them fast enough; requests are not delayed.",
+              [Query(f"sum by (kind) (rate(dlen_log_lines_dropped_total{{{SELECTED}}}[{RATE}]))", "lines: {{kind}}"),
+               Query(f"sum(rate(dlen_trace_spans_lost_total{{{SELECTED}}}[{RATE}]))", "spans")], "short")
     )  # fmt: skip
 
 

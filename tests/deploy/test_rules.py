@@ -21,7 +21,7 @@ def alerts() -> dict[str, dict[str, Any]]:
 
 
 def run(*words: object) -> str:
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

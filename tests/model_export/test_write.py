@@ -106,6 +106,14 @@ def test_tasks_with_enough_rows_are_calibrated_on_the_sample_of_the_graph_that_s
     assert manifest.tasks[0].calibration is not None
 
 
+def test_the_manifest_tells_where_the_samples_predictions_lie(models, trained):
+    rows = parity.sample_rows(read_run(trained))
+    p_BT = network_outputs(read_run(trained).trained_network(), *rows.batch(0, len(rows.codes)))["p"]
+    for task, p_B in zip(read_bundle(models / "demo" / "1").manifest.tasks, p_BT.T, strict=True):
+        assert task.reference_shares is not None and sum(task.reference_shares) == pytest.approx(1, abs=1e-5)
+        assert task.reference_shares[-1] == pytest.approx((p_B > 0.9).mean(), abs=1e-6)
+
+
 def test_chains_behind_habit_towers_are_exported_within_tolerance(nested, tmp_path):
     within = "within={like: click, follow: click}"
     small = ["expert_hidden=[8]", "latent_hidden=[8]", "epochs=1", "habit_towers=true", within]

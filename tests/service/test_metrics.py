@@ -8,14 +8,16 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.errors import PortTaken
-from service.metrics import Metrics, start_metrics_server
+from service.metrics import Metrics, SupervisorMetrics, start_metrics_server
 from service.record import Record
 
 
 def test_the_docs_list_every_metric_with_its_labels():
-    metrics = Metrics(CollectorRegistry())
+    registry = CollectorRegistry()
+    Metrics(registry)
+    SupervisorMetrics(registry)
     wanted = set()
-    for collector in metrics.registry._collector_to_names:
+    for collector in registry._collector_to_names:
         suffix = "_total" if collector._type == "counter" else ""
         wanted.add((collector._name + suffix, collector._type, ", ".join(collector._labelnames) or "–"))
     page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()

@@ -178,6 +178,8 @@ def test_a_killed_worker_is_replaced_and_its_counts_stay(serve, body):
         assert client.post(f"{service.url}/v1/rank", json=body).status_code == 200
     assert before + 1 == service.metric("dlen_http_requests_total", route="/v1/rank")
     assert service.metric("dlen_rank_in_flight_limit") == 4
+    assert service.metric("dlen_worker_restarts_total") == 1
+    assert service.metric("dlen_event_loop_lag_seconds_count") > 0
 
 
 def test_a_worker_that_dies_under_a_bad_config_comes_back_once_it_is_good(serve, body, tmp_path, fusion_file):
