@@ -14,6 +14,7 @@ help:
 	@echo "make install  the environment only (.venv)"
 	@echo "make check    lint, types and import contracts"
 	@echo "make fuzz     send generated requests to the service at URL (http://127.0.0.1:8080) for long"
+	@echo "make sbom     list what the service image holds into sbom.json (CycloneDX)"
 	@echo "make lock     resolve the dependencies again into requirements/"
 	@echo "make clean    remove what make run made; keeps .venv"
 
@@ -43,6 +44,10 @@ test: check
 
 fuzz: install
 	$(VENV)/bin/schemathesis run $(URL)/openapi.json --checks all --max-examples 500
+
+sbom: install
+	$(VENV)/bin/cyclonedx-py requirements requirements/service.lock --pyproject pyproject.toml \
+	  --output-reproducible --output-format JSON --validate --output-file sbom.json
 
 lock:
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
