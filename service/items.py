@@ -51,6 +51,7 @@ class ItemEncoder:
         """Take the model's encoder and engine, and its item table if it has one."""
         self._encoder, self._table, self._engine = encoder, table, engine
         self._names = feature_names(encoder)
+        self._complete = table is not None and all(share == 1 for share in table.entry.given.values())
         count = len(encoder.code_features)
         widths = [feature.columns for feature in encoder.code_features]
         self._feature_of_code = np.repeat(np.arange(count), widths)  # [C]
@@ -87,6 +88,8 @@ class ItemEncoder:
         """Return candidates of whom the table knows some."""
         rows, known = len(at_N), int(known_N.sum())
         at_N = at_N if known == rows else np.where(known_N, at_N, 0)
+        if known == rows and given_NF is None and self._complete:
+            return ItemInput(rows, None, np.take(table.rows_MB, at_N, axis=0), {}, _counted(table=rows))
         has_NF = table.given_MF[at_N]
         if known < rows:
             has_NF &= known_N[:, None]
@@ -104,7 +107,7 @@ class ItemEncoder:
             merged = self._merged(table, columns, at_N, known_N, given_NF, others)
             rows_NB[others] = self._engine.rows_of(merged)
         elif columns:
-            self._encoder.encode(columns, rows)  # nothing but nulls: still checked as any feature is
+            self._encoder.encode(columns, rows)  # nothing but nulls, checked as any feature is
         return ItemInput(rows, None, rows_NB, missing, sources)
 
     def _merged(
