@@ -9,14 +9,19 @@ import sys
 from cli import main
 from training.train import Trainer
 
-step, at = Trainer.step, int(sys.argv[1])
+
+def die_before(at: int) -> None:
+    """Let rank 1 of this run be killed before step `at`."""
+    step = Trainer.step
+
+    def step_or_die(self: Trainer, batch):
+        if self.progress.step == at and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, batch)
+
+    Trainer.step = step_or_die
 
 
-def step_or_die(self: Trainer, batch):
-    if self.progress.step == at and os.environ["RANK"] == "1":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, batch)
-
-
-Trainer.step = step_or_die
-sys.exit(main(sys.argv[2:]))
+if __name__ == "__main__":
+    die_before(int(sys.argv[1]))
+    sys.exit(main(sys.argv[2:]))

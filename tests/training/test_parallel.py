@@ -25,7 +25,13 @@ from training.run import create_run, read_run
 from training.train import Trainer
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-SETTINGS = "expert_hidden=[16,8] latent_hidden=[16,8] experts=3 epochs=2 batch_size=257 evaluations_per_epoch=4"
+BATCH = 1031
+SETTINGS = f"expert_hidden=[16,8] latent_hidden=[16,8] experts=3 epochs=2 batch_size={BATCH} evaluations_per_epoch=2"
+MIXED, SHARDED = "loss=mixed sparse_tables=true", "sharded_tables=true dropout=0"
+DIES_BEFORE = 12  # of 18 steps: in the second epoch, past a validation and a save
+PATIENCE_S = 540
+
+pytestmark = pytest.mark.timeout(600)
 
 
 def arguments(prepared: Path, out: Path, more: str = "") -> list[str]:
@@ -33,10 +39,10 @@ def arguments(prepared: Path, out: Path, more: str = "") -> list[str]:
     return ["train", "--data", str(prepared), "--out", str(out), "--threads", "1", "--device", "cpu", *settings]
 
 
-def torchrun(*command: object) -> subprocess.CompletedProcess[str]:
+def process(*command: object) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*TORCHRUN, *map(str, command)], capture_output=True, text=True, timeout=240, env=environment, check=False
+        [*map(str, command)], capture_output=True, text=True, timeout=PATIENCE_S, env=environment, check=False
     )
 
 
@@ -51,39 +57,58 @@ def assert_same(found: Path, expected: Path) -> None:
         torch.testing.assert_close(weights[0][name], tensor, rtol=0, atol=2e-6)
 
 
-def test_two_processes_train_what_one_trains(prepared, tmp_path):
-    assert read_prepared(prepared).split("train").rows % 257 % 2 == 1  # the last batch splits unevenly
-    more = "loss=mixed sparse_tables=true"
-    done = torchrun("-m", "cli", *arguments(prepared, tmp_path / "two", more))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("best validation loss") == 1  # one process speaks
-    assert main(arguments(prepared, tmp_path / "one", more)) == 0
-    assert_same(tmp_path / "two", tmp_path / "one")
+@pytest.fixture(scope="module")
+def alone(prepared, tmp_path_factory):
+    """Return the run of one process."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    assert main(arguments(prepared, folder)) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_ranks(prepared, tmp_path_factory):
+    """Return a folder of runs by two ranks each, with what they printed: `mixed`, and `sharded`, killed and resumed."""
+    folder = tmp_path_factory.mktemp("two-ranks")
+    jobs = [
+        {"die_before": at, "log": str(folder / f"{log}.log"), "arguments": arguments(prepared, folder / name, more)}
+        for log, name, more, at in (
+            ("mixed", "mixed", MIXED, None),
+            ("killed", "sharded", SHARDED, DIES_BEFORE),
+            ("resumed", "sharded", SHARDED, None),
+        )
+    ]
+    done = process(sys.executable, Path(__file__).with_name("forked_ranks.py"), json.dumps(jobs))
+    shown = [path.read_text()[-3000:] for path in sorted(folder.glob("*.log"))]
+    assert done.returncode == 0, "\n".join([done.stderr[-3000:], *shown])
+    return folder
+
+
+def test_two_processes_train_what_one_trains(prepared, two_ranks, tmp_path):
+    assert read_prepared(prepared).split("train").rows % BATCH % 2 == 1  # the last batch splits unevenly
+    assert (two_ranks / "mixed.log").read_text().count("best validation loss") == 1  # one process speaks
+    assert main(arguments(prepared, tmp_path / "one", MIXED)) == 0
+    assert_same(two_ranks / "mixed", tmp_path / "one")
     names = {path.name for path in (tmp_path / "one").iterdir()}
-    assert {path.name for path in (tmp_path / "two").iterdir()} == names
+    assert {path.name for path in (two_ranks / "mixed").iterdir()} == names
 
 
-def test_a_killed_rank_ends_the_run_and_the_same_command_resumes_to_the_same_end(prepared, tmp_path):
+def test_a_killed_rank_ends_the_run_and_the_same_command_resumes_to_the_same_end(prepared, alone, tmp_path):
+    """Under torchrun itself, with whole tables."""
     command = arguments(prepared, tmp_path / "killed")
-    died = torchrun(Path(__file__).with_name("dying_rank.py"), 41, *command)
+    died = process(*TORCHRUN, Path(__file__).with_name("dying_rank.py"), DIES_BEFORE, *command)
     assert died.returncode != 0
     assert "SIGKILL" in died.stderr
     assert not read_run(tmp_path / "killed").is_finished
-    resumed = torchrun("-m", "cli", *command)
+    resumed = process(*TORCHRUN, "-m", "cli", *command)
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed at step" in resumed.stdout
-    assert main(arguments(prepared, tmp_path / "one")) == 0
-    assert_same(tmp_path / "killed", tmp_path / "one")
+    assert_same(tmp_path / "killed", alone)
 
 
-def test_tables_shared_out_over_ranks_train_as_whole_ones_do_and_resume(prepared, tmp_path):
-    command = arguments(prepared, tmp_path / "sharded", "sharded_tables=true dropout=0")
-    assert torchrun(Path(__file__).with_name("dying_rank.py"), 41, *command).returncode != 0
-    resumed = torchrun("-m", "cli", *command)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "resumed at step" in resumed.stdout
-    assert main(arguments(prepared, tmp_path / "one")) == 0
-    assert_same(tmp_path / "sharded", tmp_path / "one")
+def test_tables_shared_out_over_ranks_train_as_whole_ones_do_and_resume(two_ranks, alone):
+    assert "best validation loss" not in (two_ranks / "killed.log").read_text()
+    assert "resumed at step" in (two_ranks / "resumed.log").read_text()
+    assert_same(two_ranks / "sharded", alone)
 
 
 def test_sharded_tables_without_torchrec_name_the_extra(prepared, tmp_path, monkeypatch):
