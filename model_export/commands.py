@@ -233,6 +233,12 @@ def _evaluate(args: argparse.Namespace) -> int:
         value = figures["auc_of_not_up"]
         shown = "–" if value is None else f"{value:.4f}"
         console.print(f"held out {task}: AUC of 1 − P(UP) {shown}, {figures['positives']} positives")
+    if dwell := document.get("dwell"):
+        console.print(
+            f"dwell: log-likelihood {dwell['log_likelihood']:.4f} a row ({dwell['of_one_normal']:.4f} of one Normal), "
+            f"geometric mean {dwell['seconds_up']:.1f} s given UP, {dwell['seconds_not_up']:.1f} s given ¬UP, "
+            f"{dwell['rows']:,} rows"
+        )
     if truth := document.get("recovery"):
         console.print(
             f"recovery of P(UP): mean {truth['mean_p_up']:.4f} (true {truth['mean_u']:.4f}), ECE {truth['ece']:.4f}, "

@@ -14,6 +14,7 @@ from bundle.read import read_bundle
 from model_export.parity import SampleRows, open_session, request_groups, run_graph
 from simulator.oracle import recovery
 from training.dataset import Prepared
+from training.dwell import dwell_report
 from training.errors import RunInvalid
 from training.evaluate import report
 from training.predict import Predictions, predict
@@ -30,8 +31,10 @@ def evaluate_run(folder: Path, data: Prepared, split: str, truth: Path | None = 
     run = read_run(folder)
     if run.schema != data.schema:
         raise RunInvalid(str(folder), found="another feature schema", expected=f"that of {data.folder}")
-    found = predict(run.trained_network(), data.split(split))
-    return _document(found, data, split, run.description.task_names, truth)
+    network, rows = run.trained_network(), data.split(split)
+    document = _document(predict(network, rows), data, split, run.description.task_names, truth)
+    scale = run.description.dwell
+    return document if scale is None else document | {"dwell": dwell_report(network, rows, scale)}
 
 
 def evaluate_bundle(folder: Path, data: Prepared, split: str, truth: Path | None = None) -> dict[str, Any]:

@@ -23,12 +23,14 @@ class Batch:
         values_BV: float32 [B, V].
         labels_BT: float32 [B, T].
         weight: of this rank's mean in the mean over ranks that is the mean over the whole batch's rows.
+        log_seconds_B: float32 [B], log(1 + dwell), NaN where not known; None where the data have no dwell.
     """
 
     codes_BC: Tensor
     values_BV: Tensor
     labels_BT: Tensor
     weight: float = 1.0
+    log_seconds_B: Tensor | None = None
 
 
 class ShuffledBatches:
@@ -68,4 +70,7 @@ def gather(
         torch.from_numpy(labels.astype(np.float32)),
     )
     codes, values, labels_BT = tensors if device is None else (tensor.to(device) for tensor in tensors)
-    return Batch(codes, values, labels_BT, weight)
+    if split.dwell is None:
+        return Batch(codes, values, labels_BT, weight)
+    log_seconds = torch.from_numpy(np.log1p(np.array(split.dwell[rows])))
+    return Batch(codes, values, labels_BT, weight, log_seconds if device is None else log_seconds.to(device))

@@ -2,8 +2,9 @@
 
 Layout (written by `training.prepare`): prepared.json, features.json, schema.yaml, and per split a folder with
 codes.npy int32 [rows, request + item code columns], values.npy float32 [rows, request + item value columns],
-labels.npy uint8 [rows, tasks], user.npy int64 [rows] (absent without a user column); rows.parquet with the raw
-features for validation and test. Knows nothing of sources, models or torch.
+labels.npy uint8 [rows, tasks], user.npy int64 [rows] (absent without a user column), dwell.npy float32 [rows] (absent
+where the schema names no dwell); rows.parquet with the raw features for validation and test. Knows nothing of sources,
+models or torch.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bundle.encode import SchemaEncoder
 from bundle.features import FeatureSchema, read_schema
 from training.errors import PreparedInvalid
-from training.schema import SPLITS, Columns
+from training.schema import SPLITS, Columns, Dwell
 
 PREPARED_FILE = "prepared.json"
 FEATURES_FILE = "features.json"
@@ -29,6 +30,7 @@ CODES_FILE = "codes.npy"
 VALUES_FILE = "values.npy"
 LABELS_FILE = "labels.npy"
 USER_FILE = "user.npy"
+DWELL_FILE = "dwell.npy"
 ROWS_FILE = "rows.parquet"
 ROW_USER, ROW_ITEM, ROW_TIME = "__user", "__item", "__time"
 """Id columns of rows.parquet; each is there when the schema names one."""
@@ -66,6 +68,7 @@ class PreparedInfo(_Model):
         input: what it read.
         columns: id columns of the source.
         tasks: in the order of the label columns.
+        dwell: where the seconds of dwell.npy come from; None: there is no such file.
         splits: train, validation and test.
         left_out: rows outside every split (before train_from, after test_until).
         dropped: rows that the source dropped as repeated.
@@ -79,6 +82,7 @@ class PreparedInfo(_Model):
     input: str
     columns: Columns
     tasks: tuple[PreparedTask, ...]
+    dwell: Dwell | None = Field(default=None, exclude_if=lambda dwell: dwell is None)
     splits: dict[str, SplitInfo]
     left_out: int = 0
     dropped: int = 0
@@ -96,12 +100,14 @@ class Split:
         values: float32 [rows, value columns], request part then item part.
         labels: uint8 [rows, tasks], all tasks, held-out ones too.
         user: int64 [rows], equal for rows of one user; None without a user column.
+        dwell: float32 [rows], seconds, NaN where not known; None where the schema names no dwell.
     """
 
     codes: NDArray[np.int32]
     values: NDArray[np.float32]
     labels: NDArray[np.uint8]
     user: NDArray[np.int64] | None
+    dwell: NDArray[np.float32] | None = None
 
     @property
     def rows(self) -> int:
@@ -154,7 +160,8 @@ class Prepared:
         values = _array(folder / VALUES_FILE, np.float32, (rows, request.value_columns + item.value_columns))
         labels = _array(folder / LABELS_FILE, np.uint8, (rows, len(self.tasks)))
         user = _array(folder / USER_FILE, np.int64, (rows,)) if self.info.columns.user else None
-        return Split(codes, values, labels, user)
+        dwell = _array(folder / DWELL_FILE, np.float32, (rows,)) if self.info.dwell else None
+        return Split(codes, values, labels, user, dwell)
 
     def rows_path(self, name: str) -> Path:
         """Return the path of a split's raw rows.

@@ -6,6 +6,7 @@ import numpy as np
 
 from training.config import RunConfig
 from training.dataset import Prepared
+from training.dwell import dwell_scale
 from training.errors import ConfigInvalid, TaskDegenerate
 from training.models.structure import task_structure
 from training.run import RunDescription, TrainedTask
@@ -18,7 +19,8 @@ def describe_run(config: RunConfig, data: Prepared) -> RunDescription:
 
     Raises:
         TaskDegenerate: no task is left, or one has a single class in the training rows.
-        ConfigInvalid: a task weight or `within` names a task that is not learned, or the labels are not nested so.
+        ConfigInvalid: a task weight or `within` names a task that is not learned, the labels are not nested so, or
+            dwell is asked for without a joint likelihood or without such data.
     """
     tasks = tuple(
         TrainedTask(name=task.name, kind=task.kind, base_rate=task.base_rate)
@@ -32,7 +34,16 @@ def describe_run(config: RunConfig, data: Prepared) -> RunDescription:
         raise ConfigInvalid(f"task_weights.{unknown[0]}", found="no such task", expected=", ".join(sorted(names)))
     task_structure(config.model, [task.name for task in tasks], [task.kind for task in tasks])
     _check_nested(config.model.within, data)
-    return RunDescription(config=config, tasks=tasks, data_fingerprint=data.info.fingerprint)
+    if config.model.dwell and not _joint_share(config):
+        found = f"the {config.training.loss} loss, joint_share {_joint_share(config):g}"
+        raise ConfigInvalid("model.dwell", found=found, expected="the joint or the mixed loss")
+    dwell = dwell_scale(data) if config.model.dwell else None
+    return RunDescription(config=config, tasks=tasks, dwell=dwell, data_fingerprint=data.info.fingerprint)
+
+
+def _joint_share(config: RunConfig) -> float:
+    """Return the weight of the joint likelihood in the loss."""
+    return {"joint": 1.0, "marginal": 0.0}.get(config.training.loss, config.training.joint_share)
 
 
 def _check_nested(within: dict[str, str], data: Prepared) -> None:

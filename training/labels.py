@@ -1,4 +1,7 @@
-"""Label columns of a table piece → 0/1 matrix, every cell checked. Knows nothing of splits or features."""
+"""Label columns of a table piece → 0/1 matrix, its dwell column → seconds, every cell checked.
+
+Knows nothing of splits or features.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from training.errors import ColumnTypeWrong, LabelInvalid
-from training.schema import Task
+from training.schema import Dwell, Task
 
 
 def read_labels(frame: pl.DataFrame, tasks: Sequence[Task], file: str, first_row: int) -> NDArray[np.uint8]:
@@ -38,3 +41,23 @@ def read_labels(frame: pl.DataFrame, tasks: Sequence[Task], file: str, first_row
             raise LabelInvalid(f"{place} row {first_row + row}", found=series[row], expected="0 or 1")
         labels[:, column] = numbers.to_numpy()
     return labels
+
+
+def read_dwell(frame: pl.DataFrame, dwell: Dwell, file: str, first_row: int) -> NDArray[np.float32]:
+    """Return seconds float32 [rows], at most the cap; NaN where the column holds null or NaN.
+
+    Raises:
+        ColumnTypeWrong: the column holds no numbers.
+        LabelInvalid: a negative or infinite number.
+    """
+    series = frame.get_column(dwell.column)
+    if not (series.dtype.is_numeric() or series.dtype == pl.Null):
+        raise ColumnTypeWrong(f"{file}: dwell {dwell.column!r}", found=str(series.dtype), expected="numbers")
+    numbers = series.cast(pl.Float64).fill_nan(None)
+    bad = ((numbers < 0) | numbers.is_infinite()).fill_null(False)
+    if bad.any():
+        row = int(bad.arg_max() or 0)
+        place = f"{file}: dwell {dwell.column!r} row {first_row + row}"
+        raise LabelInvalid(place, found=series[row], expected="0 or more, or nothing")
+    seconds = numbers.to_numpy() / (1000 if dwell.unit == "ms" else 1)
+    return np.minimum(seconds, dwell.cap_s).astype(np.float32)

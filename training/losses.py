@@ -28,12 +28,13 @@ def marginal(logits: Logits, labels_BT: Tensor, task_weights_T: Tensor | None = 
     return per_task.sum() if task_weights_T is None else (per_task * task_weights_T).sum()
 
 
-def joint(logits: LatentLogits, labels_BT: Tensor) -> Tensor:
+def joint(logits: LatentLogits, labels_BT: Tensor, log_seconds_B: Tensor | None = None) -> Tensor:
     """Return the negative log-likelihood of all labels of a row as a two-state mixture.
 
     −log[ u·Π_t Bern(y_t; a_t) + (1 − u)·Π_t Bern(y_t; b_t) ]; it identifies u from three tasks on, which the
     marginal loss does not. Never weighted by task: it would stop being a likelihood. A task within another says
-    nothing where that one did not happen.
+    nothing where that one did not happen. With dwell the density of log(1 + seconds) is one more factor of each
+    state's product; a row where that is NaN has none.
     """
     positive, negative = labels_BT, 1 - labels_BT
     possible_BT = None if logits.structure is None else logits.structure.possible(labels_BT)
@@ -42,6 +43,9 @@ def joint(logits: LatentLogits, labels_BT: Tensor) -> Tensor:
     (log_a, log_not_a), (log_b, log_not_b) = logits.log_a(), logits.log_b()
     under_up = (positive * log_a + negative * log_not_a).sum(1)
     under_not_up = (positive * log_b + negative * log_not_b).sum(1)
+    if logits.dwell is not None and log_seconds_B is not None:
+        density_B2 = logits.dwell.log_density(log_seconds_B)
+        under_up, under_not_up = under_up + density_B2[:, 0], under_not_up + density_B2[:, 1]
     log_likelihood = torch.logaddexp(logsigmoid(logits.h_B) + under_up, logsigmoid(-logits.h_B) + under_not_up)
     return -log_likelihood.mean()
 
@@ -53,6 +57,7 @@ def total(
     *,
     task_weights_T: Tensor | None = None,
     joint_share: float = 0.5,
+    log_seconds_B: Tensor | None = None,
 ) -> Tensor:
     """Return the loss by name; a model without the latent state has only the marginal one.
 
@@ -61,5 +66,6 @@ def total(
     if name == "marginal" or not isinstance(logits, LatentLogits):
         return marginal(logits, labels_BT, task_weights_T)
     if name == "joint":
-        return joint(logits, labels_BT)
-    return joint_share * joint(logits, labels_BT) + (1 - joint_share) * marginal(logits, labels_BT, task_weights_T)
+        return joint(logits, labels_BT, log_seconds_B)
+    likelihood = joint(logits, labels_BT, log_seconds_B)
+    return joint_share * likelihood + (1 - joint_share) * marginal(logits, labels_BT, task_weights_T)

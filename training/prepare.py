@@ -85,6 +85,7 @@ def _write(source: Source, fingerprint: str, folder: Path, progress: Progress) -
         input=str(source.input),
         columns=source.schema.columns,
         tasks=known.tasks,
+        dwell=source.schema.dwell,
         splits=known.splits,
         left_out=known.total - sum(known.sizes),
         dropped=dropped,

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
@@ -29,6 +29,7 @@ from bundle.features import FeatureSchema, read_schema
 from bundle.files import write_file
 from training.config import RunConfig
 from training.errors import RunInvalid
+from training.models.dwell import DwellTower
 from training.models.initialise import initialise
 from training.models.network import Network
 from training.models.structure import task_structure
@@ -52,6 +53,15 @@ class TrainedTask(BaseModel):
     base_rate: float
 
 
+class DwellScale(BaseModel):
+    """Mean and standard deviation of log(1 + seconds of dwell) in the training rows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mean: float
+    deviation: float
+
+
 class RunDescription(BaseModel):
     """The content of run.json; two runs with equal descriptions give equal weights."""
 
@@ -60,6 +70,7 @@ class RunDescription(BaseModel):
     version: int = 1
     config: RunConfig
     tasks: tuple[TrainedTask, ...]
+    dwell: DwellScale | None = Field(default=None, exclude_if=lambda dwell: dwell is None)
     data_fingerprint: str
 
     @property
@@ -92,6 +103,8 @@ class Run:
         structure = task_structure(config, self.description.task_names, [task.kind for task in tasks])
         network = Network(config, self.schema, len(tasks), structure)
         initialise(network, self.description.base_rates_T, self.description.task_names)
+        if (scale := self.description.dwell) is not None and isinstance(tower := network.head.dwell, DwellTower):
+            tower.start_at(scale.mean, scale.deviation)
         return network
 
     def trained_network(self) -> Network:

@@ -107,6 +107,20 @@ class Task(_Model):
     held_out: bool = False
 
 
+class Dwell(_Model):
+    """How long an impression was looked at: an outcome beside the tasks, never an input.
+
+    Attributes:
+        column: of numbers of at least 0; missing where nothing was measured.
+        unit: of the column.
+        cap_s: longer stays count as this many seconds.
+    """
+
+    column: str
+    unit: Literal["s", "ms"] = "s"
+    cap_s: float = Field(default=600.0, gt=0, le=86_400)
+
+
 class DatasetSchema(_Model):
     """A whole dataset schema file.
 
@@ -114,6 +128,7 @@ class DatasetSchema(_Model):
         columns: id columns.
         split: how rows are split.
         tasks: behaviours, in the order of every task axis.
+        dwell: how long rows were looked at; None: not known.
         features: as in `bundle.features`; a feature's name is its column.
     """
 
@@ -121,6 +136,7 @@ class DatasetSchema(_Model):
     columns: Columns = Columns()
     split: Split
     tasks: tuple[Task, ...] = Field(min_length=1)
+    dwell: Dwell | None = Field(default=None, exclude_if=lambda dwell: dwell is None)
     features: tuple[Feature, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -133,6 +149,8 @@ class DatasetSchema(_Model):
         labels = {task.label for task in self.tasks}
         if leaked := sorted(labels & {feature.name for feature in self.features}):
             raise ValueError(f"a label must not be a feature, found {', '.join(leaked)}")
+        if self.dwell is not None and self.dwell.column in {feature.name for feature in self.features}:
+            raise ValueError(f"dwell must not be a feature, found {self.dwell.column}")
         if isinstance(self.split, TimeSplit) and self.split_column is None:
             raise ValueError("a split by time needs split.column or columns.time")
         _ = self.feature_schema
@@ -155,6 +173,8 @@ class DatasetSchema(_Model):
         """Every column that a table must hold, with what it is for."""
         wanted = {feature.name: "a feature" for feature in self.features}
         wanted |= {task.label: f"the label of task {task.name!r}" for task in self.tasks}
+        if self.dwell is not None:
+            wanted[self.dwell.column] = "the dwell column"
         wanted |= {name: f"the {role} column" for role, name in self.columns if name is not None}
         if (column := self.split_column) is not None:
             wanted.setdefault(column, "the split column")

@@ -17,7 +17,7 @@ from training.columns import clean, with_value_types
 from training.dataset import PreparedTask, SplitInfo
 from training.errors import SplitInvalid, TaskDegenerate
 from training.fit import SchemaFitter
-from training.labels import read_labels
+from training.labels import read_dwell, read_labels
 from training.schema import SPLITS, DatasetSchema
 from training.shards import Shards
 from training.splits import TRAIN, split_assigner
@@ -87,6 +87,8 @@ class _Counts:
     def _add(self, frame: pl.DataFrame, numbers: NDArray[np.int8], name: str, first: int) -> None:
         split = pl.Series("split", numbers, dtype=pl.Int8)
         labels = read_labels(frame, self.schema.tasks, name, first)
+        if self.schema.dwell is not None:
+            read_dwell(frame, self.schema.dwell, name, first)  # refuses what cannot be one
         column = self.schema.columns.time or self.schema.split_column
         for number in range(len(SPLITS)):
             inside = split == number

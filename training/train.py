@@ -161,6 +161,7 @@ class Trainer:
             batch.labels_BT,
             task_weights_T=self.task_weights_T,
             joint_share=config.joint_share,
+            log_seconds_B=batch.log_seconds_B,
         )
         if self.ranks.count > 1:
             loss = loss * batch.weight

@@ -18,6 +18,7 @@ from bundle.files import write_file
 from training.columns import clean, typed_columns
 from training.dataset import (
     CODES_FILE,
+    DWELL_FILE,
     LABELS_FILE,
     ROW_ITEM,
     ROW_TIME,
@@ -27,7 +28,7 @@ from training.dataset import (
     VALUES_FILE,
 )
 from training.errors import ColumnTypeWrong
-from training.labels import read_labels
+from training.labels import read_dwell, read_labels
 from training.schema import SPLITS, DatasetSchema
 from training.splits import TRAIN
 
@@ -116,6 +117,7 @@ class _SplitWriter:
         self._values = ArrayFile(folder / VALUES_FILE, np.float32, (rows, request.value_columns + item.value_columns))
         self._labels = ArrayFile(folder / LABELS_FILE, np.uint8, (rows, len(schema.tasks)))
         self._user = ArrayFile(folder / USER_FILE, np.int64, (rows,)) if schema.columns.user else None
+        self._dwell = ArrayFile(folder / DWELL_FILE, np.float32, (rows,)) if schema.dwell else None
 
     @property
     def position(self) -> tuple[int, int]:
@@ -126,7 +128,7 @@ class _SplitWriter:
         """Start where an earlier attempt stood."""
         self._folder.mkdir(exist_ok=True)
         self._rows, self._parts = position
-        for array in (self._codes, self._values, self._labels, self._user):
+        for array in (self._codes, self._values, self._labels, self._user, self._dwell):
             if array is not None:
                 array.start(self._rows)
 
@@ -141,6 +143,8 @@ class _SplitWriter:
         self._labels.append(read_labels(frame, schema.tasks, place, 0))
         if self._user is not None and schema.columns.user is not None:
             self._user.append(users.of(frame.get_column(schema.columns.user), place))
+        if self._dwell is not None and schema.dwell is not None:
+            self._dwell.append(read_dwell(frame, schema.dwell, place, 0))
         if self._staging is not None:
             self._keep(frame, cleaned, self._part(self._staging, self._parts))
             self._parts += 1

@@ -35,6 +35,8 @@ class ModelConfig(BaseModel):
             P(parent)·P(task|parent) (ESMM, Ma et al., 2018).
         mirror_negative: a negative task that is learned has its bound under UP instead of under ¬UP.
         habit_towers: P(t|UP) and P(t|¬UP) see user and context only, so that what the item does goes through P(UP).
+        dwell: how long a row was looked at is an emission of the latent state too; needs data with dwell and a joint
+            likelihood.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,6 +57,7 @@ class ModelConfig(BaseModel):
     within: dict[str, str] = {}
     mirror_negative: bool = False
     habit_towers: bool = False
+    dwell: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -62,6 +65,8 @@ class ModelConfig(BaseModel):
             raise ValueError("esmm needs within, such as {like: click}")
         if self.habit_towers and not self.has_latent:
             raise ValueError(f"habit_towers needs a model with P(UP), not {self.name}")
+        if self.dwell and not self.has_latent:
+            raise ValueError(f"dwell needs a model with P(UP), not {self.name}")
         return self
 
     @property

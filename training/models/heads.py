@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from training.models.config import ModelConfig
+from training.models.dwell import DwellNormals, DwellTower
 from training.models.layers import BatchedMLP, last_product, linear_weight
 from training.models.structure import TaskStructure
 
@@ -56,6 +57,7 @@ class LatentLogits:
         g_BT: b_t = P(t|¬UP) = alpha · sigmoid(g) (Eq. 10).
         alpha_T: upper bounds of b_t (Eq. 7); of a_t for mirrored tasks.
         structure: relations of the tasks; with a parent, a and b are given that the parent happened.
+        dwell: of how long the row is looked at, where the model has it.
     """
 
     h_B: Tensor
@@ -63,6 +65,7 @@ class LatentLogits:
     g_BT: Tensor
     alpha_T: Tensor
     structure: TaskStructure | None = None
+    dwell: DwellNormals | None = None
 
     def log_a(self) -> tuple[Tensor, Tensor]:
         """Return log a_t and log(1 - a_t), each [B, T], given the parent."""
@@ -145,6 +148,7 @@ class LatentHead(nn.Module):
         self.latent_weight = nn.Parameter(linear_weight(1, self.latent.outputs, 1)[0] * 0.1)
         self.latent_bias = nn.Parameter(torch.zeros(1))
         self.register_buffer("alpha", torch.full((tasks,), 0.5))
+        self.dwell = DwellTower(config, inputs) if config.dwell else None
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x_BK: Tensor, representations_TBH: Tensor) -> LatentLogits:
@@ -154,4 +158,5 @@ class LatentHead(nn.Module):
         latent = self.dropout(self.latent(x_BK)[0])
         h_B = (last_product(latent, self.latent_weight) + self.latent_bias).squeeze(1)
         f_BT, g_BT = fg_TB2[:, :, 0].T + self.bias_f, fg_TB2[:, :, 1].T + self.bias_g
-        return LatentLogits(h_B, f_BT, g_BT, self.alpha, self.structure)
+        dwell = None if self.dwell is None else self.dwell(x_BK)
+        return LatentLogits(h_B, f_BT, g_BT, self.alpha, self.structure, dwell)

@@ -118,7 +118,8 @@ class KuaiRandSource:
         """Return the rows with every feature that this source can make, and the number of repeated rows."""
         try:
             log, dropped = read_log(self.files())
-            rows = with_features(log, self.files())
+            kept = (self.schema.dwell.column,) if self.schema.dwell else ()
+            rows = with_features(log, self.files(), kept)
         except pl.exceptions.PolarsError as exc:
             reason = " ".join(str(exc).split())[:160]
             raise SourceUnreadable(str(self.input), found=reason, expected="values of the official layout") from None
@@ -154,8 +155,8 @@ def read_log(files: tuple[Path, ...]) -> tuple[pl.DataFrame, int]:
     return log, len(whole) - len(log)
 
 
-def with_features(log: pl.DataFrame, files: tuple[Path, ...]) -> pl.DataFrame:
-    """Return the log's rows with profile, context and history features, and the labels."""
+def with_features(log: pl.DataFrame, files: tuple[Path, ...], kept: tuple[str, ...] = ()) -> pl.DataFrame:
+    """Return the log's rows with profile, context and history features, the labels, and the outcomes to be kept."""
     videos = _videos(next(path for path in files if path.name == VIDEO_FILE))
     users = _users(next(path for path in files if path.name == USER_FILE))
     rows = log.join(videos, on="video_id", how="left", maintain_order="left")
@@ -165,7 +166,7 @@ def with_features(log: pl.DataFrame, files: tuple[Path, ...]) -> pl.DataFrame:
         if path.name == EXPOSURES_FILE:
             exposures = _exposures(path, videos, int(rows.select(pl.col(DAY).min()).item()) - _LONGEST_LAG)
     past = pl.concat([exposures, past], how="diagonal")
-    rows = rows.drop("play_time_ms", "duration_ms", "is_profile_enter")
+    rows = rows.drop({"play_time_ms", "duration_ms", "is_profile_enter"} - set(kept))
     for tally in TALLIES:
         rows = with_tally(rows, past, tally)
     rows = _with_long_lifts(_with_lifts(rows), exposures)
