@@ -115,9 +115,7 @@ def run_graph(session: Session, inputs: Arrays) -> Arrays:
     return dict(zip(names, session.run(names, inputs), strict=True))
 
 
-def max_abs_error(
-    network: Network, session: Session, rows: SampleRows, tensors: Sequence[Tensor]
-) -> tuple[float, int]:
+def max_abs_error(network: Network, session: Session, rows: SampleRows, tensors: Sequence[Tensor]) -> tuple[float, int]:
     """Return the largest difference of any output between graph and network, and the candidates compared.
 
     Raises:
@@ -126,9 +124,7 @@ def max_abs_error(
     return _largest(lambda row, items: network_outputs(network, *rows.rows_of(row, items)), session, rows, tensors)
 
 
-def max_difference(
-    exact: Session, session: Session, rows: SampleRows, tensors: Sequence[Tensor]
-) -> tuple[float, int]:
+def max_difference(exact: Session, session: Session, rows: SampleRows, tensors: Sequence[Tensor]) -> tuple[float, int]:
     """Return the largest difference of any output between two graphs, and the candidates compared.
 
     Raises:
