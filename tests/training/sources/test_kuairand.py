@@ -13,6 +13,7 @@ from training.errors import ColumnMissing, SourceEmpty, SourceMissing, SourceUnr
 from training.prepare import prepare
 from training.requests import RequestChoice, build_requests
 from training.sources.kuairand import (
+    DEFAULT_SCHEMA,
     EXPOSURES_FILE,
     LOG_FILE,
     OUTCOMES,
@@ -120,6 +121,18 @@ def test_exposures_are_history_of_every_day_and_their_lifts_are_freed_of_who_wat
 
 def test_no_outcome_is_an_input(official):
     assert not set(OUTCOME_COLUMNS) & {feature.name for feature in open_kuairand(official).schema.features}
+
+
+def test_play_time_is_kept_where_the_schema_calls_it_dwell_and_changes_nothing_else(official):
+    named = DEFAULT_SCHEMA.with_name("kuairand-dwell.yaml")
+    dwell, plain = (prepare(open_kuairand(official, path), official / n)[0] for path, n in ((named, "a"), (None, "b")))
+    assert dwell.schema == plain.schema
+    log = pl.read_csv(official / LOG_FILE).sort("time_ms").filter(pl.col("date") == 20220503)
+    part = dwell.split("validation")
+    assert part.dwell.tolist() == pytest.approx((log["play_time_ms"] / 1000).to_list())
+    assert plain.split("validation").dwell is None
+    assert np.array_equal(part.codes, plain.split("validation").codes)
+    assert np.array_equal(part.values, plain.split("validation").values)
 
 
 def test_repeated_rows_are_dropped_before_the_split(official):
