@@ -58,9 +58,10 @@ def test_lightgbm_learns_the_simulated_tasks(prepared, tmp_path):
 
 def test_the_documented_schemas_are_valid():
     blocks = [block.split("```")[0] for block in DOCS.read_text().split("```yaml\n")[1:]]
-    assert len(blocks) == 2
-    for block in blocks:
-        DatasetSchema.model_validate(yaml.safe_load(block))
+    first, dwell, wide = (yaml.safe_load(block) for block in blocks)
+    for document in (first, first | dwell, wide):
+        DatasetSchema.model_validate(document)
+    assert DatasetSchema.model_validate(first | dwell).dwell is not None
 
 
 @pytest.mark.parametrize("rows", ["", "1,2\n", "1,nan\n"])
