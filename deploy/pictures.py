@@ -15,7 +15,7 @@ from deploy.queries import FOLDER, Line, Panel, ask, read_panels
 matplotlib.use("agg")
 RATE_SECONDS = 10
 COLUMNS = 24
-LEGEND_NAMES = 4
+LEGEND_NAMES, LEGEND_ROWS = 4, 2
 TICK_UNITS = {"reqps": "short", "rowsps": "short"}
 """Units too long for an axis."""
 INK, PAPER, FRAME = "#1f2430", "#ffffff", "#d5d9e0"
@@ -113,9 +113,11 @@ def _draw_lines(axes: Axes, frame: Axes, panel: Panel, lines: list[Line], start:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e8eaee", linewidth=0.8)
     if drawn:
+        columns = _legend_columns(width, highest)
+        handles, names = axes.get_legend_handles_labels()
         frame.legend(
-            *axes.get_legend_handles_labels(), loc="lower center", ncols=_legend_columns(width, highest), fontsize=7,
-            frameon=False, handlelength=1.2, columnspacing=1.0, borderaxespad=0.2,
+            handles[: LEGEND_ROWS * columns], names[: LEGEND_ROWS * columns], loc="lower center", ncols=columns,
+            fontsize=7, frameon=False, handlelength=1.2, columnspacing=1.0, borderaxespad=0.2,
         )  # fmt: skip
 
 
