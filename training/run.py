@@ -26,7 +26,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from bundle.features import FeatureSchema, read_schema
-from bundle.files import write_file
+from bundle.files import resumed_folder, write_file
 from training.config import RunConfig
 from training.errors import RunInvalid
 from training.models.dwell import DwellTower
@@ -146,9 +146,10 @@ def create_run(folder: Path, description: RunDescription, schema: FeatureSchema)
         return run
     if folder.exists() and any(folder.iterdir()):
         raise RunInvalid(str(folder), found="a folder without run.json", expected="a new folder or a run")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / FEATURES_FILE, schema.model_dump_json().encode())
-    write_file(folder / RUN_FILE, description.model_dump_json(indent=1).encode())
+    described = description.model_dump_json(indent=1)
+    with resumed_folder(folder, described) as aside:
+        write_file(aside / FEATURES_FILE, schema.model_dump_json().encode())
+        write_file(aside / RUN_FILE, described.encode())
     return run
 
 

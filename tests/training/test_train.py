@@ -9,14 +9,15 @@ from dataclasses import fields
 import pytest
 import torch
 
+from bundle.files import write_file
 from cli import main
-from training import train
+from training import run, train
 from training.config import read_config
 from training.dataset import read_prepared
 from training.describe import describe_run
 from training.errors import ConfigInvalid, TrainingDiverged
 from training.models.config import MODEL_NAMES
-from training.run import create_run, read_run, read_tensors
+from training.run import FEATURES_FILE, RUN_FILE, create_run, read_run, read_tensors
 from training.train import Trainer
 
 SMALL = {
@@ -33,8 +34,8 @@ SMALL = {
 def trainer(folder, prepared, advance=lambda done, of: None, model="dlen-mmoe", **changes) -> Trainer:
     overrides = SMALL | {f"training.{key}": value for key, value in changes.items()}
     data = read_prepared(prepared)
-    run = create_run(folder, describe_run(read_config(None, model, overrides), data), data.schema)
-    return Trainer(run, data, lambda line: None, advance)
+    made = create_run(folder, describe_run(read_config(None, model, overrides), data), data.schema)
+    return Trainer(made, data, lambda line: None, advance)
 
 
 def weights(folder) -> dict[str, torch.Tensor]:
@@ -65,6 +66,22 @@ def test_a_run_killed_at_any_step_resumes_to_the_very_same_weights(prepared, tmp
     trainer(tmp_path / "killed", prepared, sparse_tables=sparse).fit()
     found = weights(tmp_path / "killed")
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("name", [FEATURES_FILE, RUN_FILE])
+def test_a_run_killed_while_its_folder_was_made_begins_anew(prepared, tmp_path, monkeypatch, name):
+    def write(path, content: bytes) -> None:
+        if path.name == name:
+            raise SystemExit(137)
+        write_file(path, content)
+
+    monkeypatch.setattr(run, "write_file", write)
+    with pytest.raises(SystemExit):
+        trainer(tmp_path / "run", prepared)
+    monkeypatch.undo()
+    trainer(tmp_path / "run", prepared)
+    assert read_run(tmp_path / "run").description.config.training.batch_size == 512
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
 
 
 def test_sparse_tables_move_only_the_rows_of_the_batch_and_these_as_dense_ones_do(prepared, tmp_path):
