@@ -42,13 +42,14 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     demo.add_argument("--epochs", type=int, default=3, help="passes over them (default 3)")
     demo.add_argument("--port", type=int, default=8080, help="port of the API (default 8080)")
     demo.add_argument("--metrics-port", type=int, default=9100, help="port of /metrics (default 9100)")
+    demo.add_argument("--make-only", action="store_true", help="stop before the service: the bundle and the request")
     demo.add_argument("--once", action="store_true", help="stop the service after the request is answered")
     demo.set_defaults(run=_demo)
 
 
 def _demo(args: argparse.Namespace) -> int:
     folder: Path = args.folder
-    for port in (args.port, args.metrics_port):
+    for port in () if args.make_only else (args.port, args.metrics_port):
         _check_free(port)
     logs, prepared, run = folder / "logs", folder / "prepared", folder / "run"
     models, request = folder / "models", folder / "request.json"
@@ -65,6 +66,8 @@ def _demo(args: argparse.Namespace) -> int:
     _say("5/6  an ONNX bundle, and a rank request from held-back rows")
     _step(models / "demo" / "1", "export", "--run", run, "--out", models / "demo" / "1")
     _step(request, "request", "--data", prepared, "--split", "test", "--candidates", 20, "--out", request)
+    if args.make_only:
+        return 0
     _say("6/6  the service, and the request's ordered feed")
     url = f"http://127.0.0.1:{args.port}"
     with _service(models, args.port, args.metrics_port) as service:

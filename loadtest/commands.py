@@ -1,4 +1,4 @@
-"""The load test's part of the command line: `dlen loadtest run|sweep|compare`."""
+"""The load test's part of the command line: `dlen loadtest run|sweep|compare|scenario`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from loadtest.commands_scenario import register_scenario
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,6 +53,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     _register_run(kinds)
     _register_sweep(kinds)
     _register_compare(kinds)
+    register_scenario(kinds, _say)
 
 
 def _register_run(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -12,7 +12,7 @@ import ssl
 import time
 from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +71,7 @@ class Outcome:
         lag_ns: from the intended send time to the moment this program took it up: its own fault.
         status: HTTP status, or one of FAILURES.
         connections: how many connections were opened.
+        start_ns: the start, on the machine's monotonic clock.
     """
 
     send_ns: NDArray[np.int64]
@@ -78,10 +79,15 @@ class Outcome:
     lag_ns: NDArray[np.int64]
     status: NDArray[np.int16]
     connections: int
+    start_ns: int = 0
 
 
-def drive(plan: Plan) -> Outcome:
+def drive(plan: Plan, stop: Callable[[], bool] | None = None) -> Outcome:
     """Run the plan to its end and return what became of it.
+
+    Args:
+        plan: what to send and when.
+        stop: asked some twenty times a second; once true, nothing more is sent and the rest of the plan is left out.
 
     Raises:
         Unreachable: no connection to the target before the start.
@@ -90,38 +96,41 @@ def drive(plan: Plan) -> Outcome:
     gc.freeze()
     gc.disable()  # a collection would stop the sender for milliseconds
     try:
-        return uvloop.run(_drive(plan))
+        return uvloop.run(_drive(plan, stop))
     finally:
         gc.enable()
         gc.unfreeze()
 
 
-async def _drive(plan: Plan) -> Outcome:
+async def _drive(plan: Plan, stop: Callable[[], bool] | None) -> Outcome:
     target = plan.target
     try:
         _, writer = await asyncio.open_connection(target.host, target.port)
     except OSError as exc:
         raise Unreachable(target.url, found=str(exc), expected="a listening server") from exc
     writer.close()
-    driver = _Driver(plan, asyncio.get_running_loop())
+    driver = _Driver(plan, asyncio.get_running_loop(), stop)
     try:
         await driver.run()
     finally:
         driver.close()
+    size = driver.size
     return Outcome(
-        send_ns=plan.send_ns,
-        latency_ns=np.frombuffer(driver.latency_ns, dtype=np.int64),
-        lag_ns=np.frombuffer(driver.lag_ns, dtype=np.int64),
-        status=np.frombuffer(driver.status, dtype=np.int16),
+        send_ns=plan.send_ns[:size],
+        latency_ns=np.frombuffer(driver.latency_ns, dtype=np.int64)[:size],
+        lag_ns=np.frombuffer(driver.lag_ns, dtype=np.int64)[:size],
+        status=np.frombuffer(driver.status, dtype=np.int16)[:size],
         connections=driver.opened,
+        start_ns=driver.start_ns,
     )
 
 
 class _Driver:
     """The state of one run: requests due, waiting and on their way; connections idle and open."""
 
-    def __init__(self, plan: Plan, loop: asyncio.AbstractEventLoop) -> None:
-        size = len(plan.send_ns)
+    def __init__(self, plan: Plan, loop: asyncio.AbstractEventLoop, stop: Callable[[], bool] | None) -> None:
+        self.size = size = len(plan.send_ns)
+        self._stop = stop
         self.latency_ns = array("q", bytes(8 * size))
         self.lag_ns = array("q", bytes(8 * size))
         self.status = array("h", bytes(2 * size))
@@ -139,8 +148,8 @@ class _Driver:
         self._alarm = Alarm(loop, self._send_due)
         self._sweeper: asyncio.TimerHandle | None = None
         self._timeout_ns = int(plan.timeout_s * 1e9)
-        start_ns = time.monotonic_ns() + _START_AFTER_NS
-        self._due_ns = array("q", (plan.send_ns + start_ns).astype(np.int64).tobytes())
+        self.start_ns = time.monotonic_ns() + _START_AFTER_NS
+        self._due_ns = array("q", (plan.send_ns + self.start_ns).astype(np.int64).tobytes())
         self._picks = array("i", plan.picks.astype(np.int32).tobytes())
 
     async def run(self) -> None:
@@ -174,7 +183,7 @@ class _Driver:
 
     def _send_due(self) -> None:
         """Take up what is due, at most a burst of it, so that answers are read in between."""
-        due_ns, size = self._due_ns, len(self._due_ns)
+        due_ns, size = self._due_ns, self.size
         for _ in range(_BURST):
             index = self._next
             if index == size:
@@ -241,6 +250,8 @@ class _Driver:
 
     def _sweep(self) -> None:
         """Give up what has taken too long, on its way or waiting."""
+        if self._stop is not None and self._stop():
+            self._end_early()
         now_ns = time.monotonic_ns()
         expired_ns = now_ns - self._timeout_ns
         while self._waiting and self._due_ns[self._waiting[0]] <= expired_ns:
@@ -253,6 +264,13 @@ class _Driver:
                 connection.abort()
         if not self._done.is_set():
             self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
+
+    def _end_early(self) -> None:
+        self._stop = None
+        self._left -= self.size - self._next
+        self.size = self._next
+        if not self._left:
+            self._done.set()
 
     def _record(self, index: int, status: int, at_ns: int) -> None:
         self.latency_ns[index] = at_ns - self._due_ns[index]

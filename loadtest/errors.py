@@ -8,6 +8,7 @@ LoadtestError
 ├── BaselineInvalid    a baseline file that does not read, or was measured otherwise
 ├── KitInvalid         a folder that is no kit for comparing servers
 ├── PeerUnknown        a name that is no peer
+├── ScenarioUnknown    a name that is no scenario
 └── ServerFailed       a server that does not start, or does not answer
     └── AnswerWrong    one that answers something else than the model gives
 """
@@ -54,6 +55,10 @@ class KitInvalid(LoadtestError):
 
 class PeerUnknown(LoadtestError):
     """A name that is no peer."""
+
+
+class ScenarioUnknown(LoadtestError):
+    """A name that is no scenario."""
 
 
 class ServerFailed(LoadtestError):

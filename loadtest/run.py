@@ -47,6 +47,16 @@ def run_load(target: Target, requests: Sequence[bytes], load: Load) -> Measureme
         TargetInvalid: no connection is allowed.
         Unreachable: nothing listens there.
     """
+    return measure(drive(plan_of(target, requests, load)), load.warmup_s, load.duration_s)
+
+
+def plan_of(target: Target, requests: Sequence[bytes], load: Load) -> Plan:
+    """Return what a load sends and when, warm-up included.
+
+    Raises:
+        PlanInvalid: a setting out of range.
+        TargetInvalid: no connection is allowed.
+    """
     if not (math.isfinite(load.warmup_s) and load.warmup_s >= 0):
         raise PlanInvalid("warm-up", found=load.warmup_s, expected="0 s or more")
     if not (math.isfinite(load.timeout_s) and load.timeout_s > 0):
@@ -60,5 +70,4 @@ def run_load(target: Target, requests: Sequence[bytes], load: Load) -> Measureme
         raise PlanInvalid("duration", found=load.duration_s, expected="a positive number")
     send_ns = send_times_ns(load.rate_per_s, load.warmup_s + load.duration_s, load.arrivals, rng)
     picks = rng.integers(0, len(requests), len(send_ns), dtype=np.int32)
-    plan = Plan(target, requests, send_ns, picks, connections=load.connections, timeout_s=load.timeout_s)
-    return measure(drive(plan), load.warmup_s, load.duration_s)
+    return Plan(target, requests, send_ns, picks, connections=load.connections, timeout_s=load.timeout_s)

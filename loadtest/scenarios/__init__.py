@@ -1,0 +1,1 @@
+"""Promises of reliability as scenarios: each starts a ranker, breaks something, and gives a verdict."""
