@@ -13,6 +13,7 @@ import os
 import socket
 import time
 from types import FrameType
+from typing import Protocol
 
 import uvicorn
 from prometheus_client import CollectorRegistry, Histogram
@@ -31,12 +32,19 @@ TICK_SECONDS = 0.1
 """How long uvicorn's main loop sleeps between two ticks."""
 
 
+class Beats(Protocol):
+    """A number that a worker counts up while its event loop turns, and its supervisor looks at."""
+
+    value: int
+
+
 class DrainingServer(uvicorn.Server):
     """A server that is told to stop by a signal and stops when its lifecycle says so."""
 
-    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, lag: Histogram) -> None:
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, lag: Histogram, beats: Beats | None) -> None:
         """Serve until the lifecycle's drain window is over; observe in `lag` how late the event loop wakes."""
         super().__init__(config)
+        self._beats = beats
         self._lifecycle = lifecycle
         self._lag = lag
         self._ticked: float | None = None
@@ -53,6 +61,8 @@ class DrainingServer(uvicorn.Server):
         if self._ticked is not None:
             self._lag.observe(max(0.0, now - self._ticked - TICK_SECONDS))
         self._ticked = now
+        if self._beats is not None:
+            self._beats.value += 1
         if self._supervisor not in (None, os.getppid()) and self._lifecycle.stop_at is None:
             self._lifecycle.drain()
         if self._lifecycle.stopped:
@@ -97,8 +107,10 @@ def serve_one(settings: Settings) -> int:
         opened.close()
 
 
-def run_worker(settings: Settings, metrics: Metrics, opened: socket.socket, metrics_port: int) -> int:
-    """Load, serve on an open socket until told to stop, return the exit code."""
+def run_worker(
+    settings: Settings, metrics: Metrics, opened: socket.socket, metrics_port: int, beats: Beats | None = None
+) -> int:
+    """Load, serve on an open socket until told to stop, return the exit code; count ticks of serving in `beats`."""
     count_drops(metrics.log_dropped)
     worker = Worker(settings, metrics)
     try:
@@ -120,7 +132,7 @@ def run_worker(settings: Settings, metrics: Metrics, opened: socket.socket, metr
         opened.listen(BACKLOG)
         host, port = opened.getsockname()[:2]
         _LOG.info("serving on http://%s:%d, metrics on http://%s:%d", host, port, settings.metrics_host, metrics_port)
-        DrainingServer(config, worker.lifecycle, metrics.loop_lag).run([opened])
+        DrainingServer(config, worker.lifecycle, metrics.loop_lag, beats).run([opened])
     finally:
         worker.close()
     return 0

@@ -88,6 +88,12 @@ class Settings(BaseModel):
     stop_seconds: int = Field(
         default=10, ge=1, le=600, description="How long requests in flight may take after the drain window."
     )
+    hang_seconds: float = Field(
+        default=10.0,
+        ge=0,
+        le=3600,
+        description="How long one of several workers may stand still before it is killed and replaced; 0: for ever.",
+    )
     warmup_runs: int = Field(default=3, ge=1, le=1000, description="Inferences run before a version may serve.")
     reload_seconds: float = Field(
         default=0.25,

@@ -1,7 +1,7 @@
 """`dlen serve`: one process, or a supervisor over several workers that share a socket.
 
-The supervisor loads no model and answers no request: it starts workers, starts a new one where one died, shows
-the workers' metrics as one, and passes the signal to stop on to them.
+The supervisor loads no model and answers no request: it starts workers, kills one that hangs, starts a new one where
+one died, shows the workers' metrics as one, and passes the signal to stop on to them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry
 
 from service.logs import start_logging
 from service.metrics import Metrics, SupervisorMetrics, start_metrics_server, use_slot, workers_registry
-from service.server import open_socket, run_worker, serve_one
+from service.server import Beats, open_socket, run_worker, serve_one
 from service.settings import Settings, unknown_variables
 
 _LOG = logging.getLogger("service.supervisor")
@@ -52,6 +52,8 @@ class Supervisor:
         self._folder = metrics_folder
         self._context = multiprocessing.get_context("spawn")
         self._workers: dict[int, BaseProcess] = {}
+        self._beats: dict[int, Beats] = {}
+        self._still: dict[int, tuple[int, int]] = {}
         self._due: dict[int, float] = {}
         self._replaced: set[int] = set()
         self._signals = 0
@@ -86,8 +88,10 @@ class Supervisor:
                 os.kill(process.pid, number)
 
     def _start(self, slot: int, opened: socket.socket, port: int) -> None:
+        beats = self._context.Value("Q", 0, lock=False)
+        self._beats[slot], self._still[slot] = beats, (0, 0)
         process = self._context.Process(
-            target=work, args=(self._settings, self._folder, slot, opened, port), name=f"worker {slot}"
+            target=work, args=(self._settings, self._folder, slot, opened, port, beats), name=f"worker {slot}"
         )
         process.start()
         self._workers[slot] = process
@@ -99,7 +103,10 @@ class Supervisor:
             if self._signals and not alive:
                 return 0
             for slot, process in list(self._workers.items()):
-                if process.is_alive() or self._signals:
+                if self._signals:
+                    continue
+                if process.is_alive():
+                    self._look_for_life(slot, process)
                     continue
                 if process.exitcode == BAD_START and slot not in self._replaced:
                     return BAD_START  # at the start of the service; later, the other workers go on
@@ -113,6 +120,22 @@ class Supervisor:
                     self._start(slot, opened, port)
             time.sleep(_TICK_SECONDS)
 
+    def _look_for_life(self, slot: int, process: BaseProcess) -> None:
+        """Kill a worker whose event loop has stood still for too long; its connections would wait for ever.
+
+        Counted in looks and not by a clock: a machine that stands still as a whole, or a supervisor that did, is no
+        worker's fault. A worker that does not serve yet has no beat and may take its time.
+        """
+        last, looks = self._still[slot]
+        beat = self._beats[slot].value
+        looks = looks + 1 if beat == last else 0
+        self._still[slot] = beat, looks
+        hang_seconds = self._settings.hang_seconds
+        if beat and hang_seconds and looks * _TICK_SECONDS >= hang_seconds:
+            _LOG.error("worker %d has stood still for %.1f s; killed", slot, looks * _TICK_SECONDS)
+            process.kill()
+            process.join()
+
     def _stop(self) -> None:
         """Stop what still runs: gently, then not."""
         self._pass_on(signal.SIGTERM)
@@ -125,12 +148,12 @@ class Supervisor:
                 process.join()
 
 
-def work(settings: Settings, folder: Path, slot: int, opened: socket.socket, metrics_port: int) -> None:
+def work(settings: Settings, folder: Path, slot: int, opened: socket.socket, metrics_port: int, beats: Beats) -> None:
     """Run one worker of several; the entry point of its process."""
     start_logging(settings)
     use_slot(folder, slot)
     try:
-        code = run_worker(settings, Metrics(CollectorRegistry()), opened, metrics_port)
+        code = run_worker(settings, Metrics(CollectorRegistry()), opened, metrics_port, beats)
     except Exception as exc:
         code = getattr(exc, "exit_code", 0)
         if not code:
