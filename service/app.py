@@ -13,9 +13,8 @@ from service.admin import admin_routes
 from service.caller import CallerKey
 from service.errors import PROBLEM_MEDIA_TYPE, DeadlineExceeded, ServiceError, problem, slug
 from service.observe import Observed, record_of, request_id_of
-from service.openapi import RANK_PATH, describe
+from service.openapi import describe
 from service.routes import content_routes, health_routes, rank_routes
-from service.shed import Door
 from service.straight import Straight, only_route
 from service.tracing import OFF
 from service.v2_routes import v2_routes
@@ -43,7 +42,6 @@ def build_app(worker: Worker) -> FastAPI:
     guard = None if worker.settings.keys_file is None else CallerKey(worker.caller_keys)
     app.add_middleware(Straight, route=only_route(ranking), guard=guard, refuse=_error_handler(worker))
     app.add_middleware(Observed, metrics=worker.metrics, log_sample=worker.settings.log_sample, tracing=worker.tracing)
-    app.add_middleware(Door, worker=worker, path=RANK_PATH)  # added last, so outermost
     app.add_exception_handler(ServiceError, _error_handler(worker))
     app.add_exception_handler(HTTPException, _http_error_handler)
     app.add_exception_handler(Exception, _bug_handler)

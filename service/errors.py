@@ -275,14 +275,15 @@ def slug(error_class: type[ServiceError]) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "-", error_class.__name__).lower()
 
 
-def problem(error: ServiceError, request_id: str) -> dict[str, object]:
+def problem(error: ServiceError, request_id: str | None = None) -> dict[str, object]:
     """Return the RFC 9457 problem document of an error; what a 5xx found inside the service is not told."""
     document: dict[str, object] = {
         "type": f"urn:dlen:problem:{slug(type(error))}",
         "title": error.title,
         "status": error.status,
-        "request_id": request_id,
     }
+    if request_id is not None:
+        document["request_id"] = request_id
     if error.status == 500:
         return document | {"detail": "an internal error; the log has it under the request id"}
     told = {"thing": _plain(error.thing), "found": _plain(error.found), "expected": _plain(error.expected)}

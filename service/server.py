@@ -23,7 +23,9 @@ from service.errors import PortTaken
 from service.lifecycle import Lifecycle
 from service.logs import count_drops
 from service.metrics import Metrics, start_metrics_server
+from service.openapi import RANK_PATH
 from service.settings import Settings
+from service.shed import Door, guarded
 from service.worker import Worker
 
 _LOG = logging.getLogger("service.server")
@@ -120,6 +122,7 @@ def run_worker(
         gc.freeze()  # what is loaded now lives as long as the process: no collection walks it again
         config = uvicorn.Config(
             app,
+            http=guarded(Door(worker.admission, RANK_PATH, metrics.requests.labels(RANK_PATH, "POST", "503"))),
             log_config=None,
             access_log=False,
             lifespan="off",

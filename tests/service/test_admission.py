@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import asyncio
-import json
 import time
 from typing import Any
 
@@ -12,8 +10,6 @@ from service.admission import Admission, Deadline
 from service.errors import DeadlineExceeded, Overloaded
 from service.metrics import Metrics
 from service.settings import Settings
-from service.shed import Door
-from service.worker import Worker
 
 
 def admission(**settings: Any) -> Admission:
@@ -74,32 +70,3 @@ def test_a_deadline_that_has_passed_says_so():
     with pytest.raises(DeadlineExceeded, match="deadline before predict: got .* ms late, want 5 ms at most"):
         Deadline(time.monotonic() - 0.1, 5).check("predict")
     assert Deadline(time.monotonic() - 0.1, 5).seconds_to_compute == 0
-
-
-def test_the_door_refuses_before_the_application_is_asked():
-    worker = Worker(
-        Settings.model_validate({"models": "m", "fusion": "f", "max_in_flight": 1}), Metrics(CollectorRegistry())
-    )
-    reached: list[str] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        reached.append(scope["path"])
-
-    async def ask(path: str) -> list[Any]:
-        sent: list[Any] = []
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        await Door(app, worker, "/v1/rank")({"type": "http", "path": path}, None, send)  # type: ignore[arg-type]
-        return sent
-
-    worker.admission.take()
-    start, body = asyncio.run(ask("/v1/rank"))
-    assert asyncio.run(ask("/readyz")) == []
-    worker.admission.give_back(None)
-    assert asyncio.run(ask("/v1/rank")) == []
-    assert reached == ["/readyz", "/v1/rank"]
-    assert (start["status"], (b"retry-after", b"1") in start["headers"]) == (503, True)
-    assert json.loads(body["body"])["type"] == "urn:dlen:problem:overloaded"
-    worker.close()
