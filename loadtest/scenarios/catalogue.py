@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from loadtest.errors import ScenarioUnknown
-from loadtest.scenarios import freeze
+from loadtest.scenarios import freeze, worker_sigkill, worker_sigstop
 from loadtest.scenarios.scenario import Scenario
 from loadtest.scenarios.stack import command_path
 
-SCENARIOS: tuple[Scenario, ...] = (freeze.SCENARIO,)
+SCENARIOS: tuple[Scenario, ...] = (freeze.SCENARIO, worker_sigkill.SCENARIO, worker_sigstop.SCENARIO)
 
 
 def chosen(names: list[str]) -> list[Scenario]:

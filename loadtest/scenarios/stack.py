@@ -156,6 +156,15 @@ def clients_by_worker(url: str, workers: int) -> dict[int, httpx.Client]:
     return found
 
 
+def serving_pids(url: str, looks: int = 12) -> set[int]:
+    """Return the workers that answered some requests, each on a connection of its own."""
+    found = set()
+    for _ in range(looks):
+        with contextlib.suppress(httpx.HTTPError), httpx.Client(base_url=url, timeout=2) as client:
+            found.add(int(config_of(client)["pid"]))
+    return found
+
+
 def config_of(client: httpx.Client) -> dict[str, Any]:
     """Return what a worker tells of its fusion config: `version`, `pid` and `config`."""
     answer = client.get("/v1/config")
@@ -171,6 +180,17 @@ def until(reached: Callable[[], bool], patience_s: float, pause_s: float = 0.02)
             return None
         time.sleep(pause_s)
     return time.monotonic() - start
+
+
+def connections_of(pid: int, port: int) -> int:
+    """Return how many connections to a port of loopback a process holds."""
+    table = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    inodes = {row[9] for row in table if row[1].endswith(f":{port:04X}") and row[3] == "01"}
+    held = 0
+    for handle in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            held += str(handle.readlink()).removeprefix("socket:[").removesuffix("]") in inodes
+    return held
 
 
 def command_path(name: str) -> str | None:
