@@ -1,14 +1,15 @@
-"""One rank request on its way through a worker thread, and what becomes of it when it takes too long."""
+"""One rank request on its way through the worker, and what becomes of it when it takes too long."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from service.admission import Deadline
+from service.compute import size_class
 from service.errors import DeadlineExceeded, ModelFailed, PolicyFailed, ServiceError, slug
 from service.fallback import fall_back
 from service.record import Record
@@ -18,6 +19,9 @@ from service.wire.inflate import inflate
 from service.wire.request import RankRequest
 from service.wire.v2 import Exchange
 from service.worker import Worker
+
+Outcome = bytes | Exception
+"""An answer's bytes, or why there is none."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,12 @@ class Order:
 
 
 class Job:
-    """A body to be answered."""
+    """A body to be answered.
+
+    Attributes:
+        kind: what it is like, for `Compute`.
+        seconds: what it took to compute, once it was.
+    """
 
     def __init__(self, worker: Worker, order: Order, body: bytes, record: Record) -> None:
         """Do nothing yet; `record` will tell how it went."""
@@ -53,42 +62,74 @@ class Job:
         self._body = body
         self._record = record
         self._parsed: tuple[RankRequest, Snapshot] | None = None
-        self._seconds: float | None = None
+        self._outcome: Outcome = b""
+        self._tell: Callable[[Outcome], None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._answered = threading.Lock()
+        self.seconds: float | None = None
+        plain = order.compression == "identity"
+        self.kind = (order.taken.label, order.given.label, size_class(len(body))) if plain else None
 
     async def answer(self) -> bytes:
         """Return the answer: the ranking, or the fallback order where the model overruns the deadline.
 
-        The permit is held until the thread is done with the job, even if its answer is no longer waited for.
-
         Raises:
             ServiceError: why there is no answer.
         """
-        worker, deadline = self._worker, self._order.deadline
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.begin(lambda outcome: None if future.cancelled() else future.set_result(outcome))
+        outcome = await future
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def begin(self, tell: Callable[[Outcome], None]) -> None:
+        """Have the job done; `tell` is called once, later on the event loop, with the answer or why there is none.
+
+        The permit is held until the job is computed, even if its answer is no longer waited for.
+
+        Raises:
+            Overloaded: there is no permit.
+        """
+        worker = self._worker
         worker.admission.take()
-        future = asyncio.get_running_loop().run_in_executor(worker.pool, self._run)
-        future.add_done_callback(self._done)
-        await asyncio.wait((future,), timeout=deadline.seconds_to_compute)
-        if future.done():
-            return future.result()
-        if not self._answered.acquire(blocking=False):
-            return await future  # it was just done
-        if self._parsed is None or worker.settings.fallback == "none":
-            raise DeadlineExceeded("deadline", found="no answer in time", expected=f"one in {deadline.budget_ms} ms")
-        return self._degraded("overrun")
+        self._tell = tell
+        if not worker.compute.submit(self):
+            loop, deadline = asyncio.get_running_loop(), self._order.deadline
+            self._timer = loop.call_later(deadline.seconds_to_compute, self._overrun)
 
-    def _done(self, future: asyncio.Future[bytes]) -> None:
-        self._worker.admission.give_back(self._seconds)
-        if not future.cancelled():
-            future.exception()  # nobody may be waiting for it any more
-
-    def _run(self) -> bytes:
-        """Return the ranking's bytes; runs on a worker thread."""
+    def run(self) -> None:
+        """Compute the answer; on a worker thread, or on the event loop."""
         start = time.perf_counter()
         try:
-            return self._rank()
+            self._outcome = self._rank()
+        except Exception as exc:  # noqa: BLE001  # whatever it is, whoever waits is told
+            self._outcome = exc
         finally:
-            self._seconds = time.perf_counter() - start
+            self.seconds = time.perf_counter() - start
+
+    def finish(self) -> None:
+        """Give the permit back and tell the outcome, unless something else was told before."""
+        self._worker.admission.give_back(self.seconds)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._told(self._outcome)
+
+    def _told(self, outcome: Outcome) -> None:
+        tell, self._tell = self._tell, None
+        if tell is not None:
+            tell(outcome)
+
+    def _overrun(self) -> None:
+        """Answer in the place of a thread that is not done; if it just was, `finish` is on its way."""
+        if not self._answered.acquire(blocking=False):
+            return
+        deadline = self._order.deadline
+        if self._parsed is None or self._worker.settings.fallback == "none":
+            found, expected = "no answer in time", f"one in {deadline.budget_ms} ms"
+            self._told(DeadlineExceeded("deadline", found=found, expected=expected))
+        else:
+            self._told(self._degraded("overrun"))
 
     def _rank(self) -> bytes:
         worker, order = self._worker, self._order

@@ -52,6 +52,13 @@ class Settings(BaseModel):
     threads: int = Field(
         default=1, ge=1, le=64, description="Requests a worker computes at a time; each uses one thread."
     )
+    inline_ms: float = Field(
+        default=1.0,
+        ge=0,
+        le=1000,
+        description="Requests expected to take less are computed on the event loop, which spares two changes of "
+        "threads; 0 never, nor with several threads.",
+    )
     max_in_flight: int = Field(
         default=32, ge=1, le=10_000, description="Most requests that a worker holds at a time; `queue_ms` allows fewer."
     )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 from service.admission import Admission
+from service.compute import Compute
 from service.keys import Keys
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
@@ -30,7 +29,7 @@ class Worker:
         self.admission = Admission(settings, metrics)
         self.ranker = Ranker(metrics, log_exposures=settings.log_exposures)
         self.tracing = None if settings.otel_endpoint is None else Tracing(settings, metrics.spans_lost)
-        self.pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="rank")
+        self.compute = Compute(settings.threads, settings.inline_ms)
 
     def load(self) -> None:
         """Load fusion config and models, check them against each other, and begin to watch them.
@@ -47,6 +46,6 @@ class Worker:
     def close(self) -> None:
         """Let go of the threads."""
         self.reloader.stop()
-        self.pool.shutdown(wait=True, cancel_futures=True)
+        self.compute.close()
         if self.tracing is not None:
             self.tracing.close()
