@@ -26,6 +26,7 @@ from prometheus_client import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 from service.errors import PortTaken
 
@@ -152,6 +153,12 @@ class Metrics:
         if FOLDER_VARIABLE not in os.environ:
             info.remove(*labels)  # files of a slot cannot forget; `workers_registry` leaves zeros out
 
+    def forget(self, model: str, version: str) -> None:
+        """Show a model version's distributions no more; a process that lives long sees many versions."""
+        if FOLDER_VARIABLE not in os.environ:
+            for metric in (self.probabilities, self.reference, self.scores):
+                metric.remove_by_labels({"model": model, "version": version})
+
     def note_stage(self, name: str, seconds: float) -> None:
         """Note how long a stage took."""
         self._stage(name).observe(seconds)
@@ -203,13 +210,23 @@ def workers_registry(folder: Path) -> CollectorRegistry:
 
 
 class _Workers(Collector):
-    """The workers' metrics as one, without info gauges that were retired."""
+    """The workers' metrics as one, without info gauges that were retired and versions that no worker serves."""
 
     def __init__(self, folder: Path) -> None:
         self._files = MultiProcessCollector(None, path=str(folder))  # type: ignore[no-untyped-call]
 
     def collect(self) -> Iterator[Metric]:
-        for metric in self._files.collect():  # type: ignore[no-untyped-call]
+        metrics: list[Metric] = list(self._files.collect())  # type: ignore[no-untyped-call]
+        for metric in metrics:
             if metric.name.endswith("_info"):
                 metric.samples = [sample for sample in metric.samples if sample.value]
-            yield metric
+        infos = (metric.samples for metric in metrics if metric.name == "dlen_model_info")
+        shown = {None, *(_version(sample) for samples in infos for sample in samples)}
+        for metric in metrics:
+            metric.samples = [sample for sample in metric.samples if _version(sample) in shown]
+        yield from metrics
+
+
+def _version(sample: Sample) -> tuple[str, str] | None:
+    labels = sample.labels
+    return (labels["model"], labels["version"]) if {"model", "version"} <= labels.keys() else None

@@ -64,6 +64,7 @@ class ModelRepository:
         self._settings = settings
         self._metrics = metrics
         self._refused: dict[tuple[str, int], tuple[str, Complaint]] = {}
+        self._retired: dict[str, int] = {}
         self.serving: dict[str, LoadedModel] = {}
 
     def names(self) -> list[str]:
@@ -151,6 +152,10 @@ class ModelRepository:
         self.serving = {**self.serving, model.name: model}
         if previous is not None and previous.version != model.version:
             self._metrics.retire(self._metrics.model_info, model.name, str(previous.version))
+            before = self._retired.get(model.name)
+            if before not in (None, model.version):
+                self._metrics.forget(model.name, str(before))  # not the one just retired: requests in flight count
+            self._retired[model.name] = previous.version
         self._metrics.model_info.labels(model.name, str(model.version)).set(1)
         show_reference(self._metrics, model)
         self._metrics.reload_time.labels("model").set_to_current_time()

@@ -124,6 +124,21 @@ def test_a_newer_version_takes_over_and_models_that_go_away_stay(reloader, place
     assert serving(reloader) == (2, 3.0)
 
 
+def test_of_many_versions_only_the_last_two_show_distributions(reloader, places, make_bundle):
+    def shown(version: int) -> bool:
+        labels = {"model": "tiny", "version": str(version), "task": "click", "bin": "0.5"}
+        return value(reloader, "dlen_model_probabilities_total", **labels) is not None
+
+    for version in (2, 3, 4):
+        make_bundle(places[0] / "tiny" / str(version), seed=version)
+        reloader.look()
+    assert [shown(version) for version in (1, 2, 3, 4)] == [False, False, True, True]
+    shutil.rmtree(places[0] / "tiny" / "4")
+    make_bundle(places[0] / "tiny" / "5", seed=5)
+    reloader.look()
+    assert [shown(version) for version in (3, 4, 5)] == [False, True, True]
+
+
 def test_a_version_written_slowly_serves_once_it_is_whole(reloader, places, make_bundle, tmp_path):
     whole = make_bundle(tmp_path / "whole", seed=4)
     part = places[0] / "tiny" / "2"
