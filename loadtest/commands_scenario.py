@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 _EXAMPLE = """examples:
   dlen loadtest scenario list
   dlen loadtest scenario worker-sigkill --plot timeline.png
+  dlen loadtest scenario soak --minutes 30 --rate 100 --plot soak.png
   dlen loadtest scenario all --json scenarios.json --models models --request requests.jsonl
 
 The exit code is 1 when a check fails or nothing could be run, 2 for bad input.
@@ -41,6 +42,7 @@ def register_scenario(
     parser.add_argument("--request", "--requests", type=Path, metavar="FILE", help="JSON bodies that fit, one a line")
     parser.add_argument("--rate", type=float, default=50.0, metavar="R", help="steady requests per second (50)")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="of arrivals, bodies and victims (1)")
+    parser.add_argument("--minutes", type=float, metavar="M", help="length of the soak (30)")
     parser.add_argument("--quick", action="store_true", help="little of each, as the tests do")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write checks and figures here")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the timeline; several: FILE-NAME.png")

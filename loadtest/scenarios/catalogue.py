@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from loadtest.errors import ScenarioUnknown
-from loadtest.scenarios import freeze, worker_sigkill, worker_sigstop
+from loadtest.scenarios import freeze, kill_replica, rolling_restart, slow_clients, soak, worker_sigkill, worker_sigstop
 from loadtest.scenarios.scenario import Scenario
 from loadtest.scenarios.stack import command_path
 
-SCENARIOS: tuple[Scenario, ...] = (freeze.SCENARIO, worker_sigkill.SCENARIO, worker_sigstop.SCENARIO)
+SCENARIOS: tuple[Scenario, ...] = (
+    freeze.SCENARIO,
+    worker_sigkill.SCENARIO,
+    worker_sigstop.SCENARIO,
+    kill_replica.SCENARIO,
+    rolling_restart.SCENARIO,
+    slow_clients.SCENARIO,
+    soak.SCENARIO,
+)
 
 
 def chosen(names: list[str]) -> list[Scenario]:

@@ -37,6 +37,8 @@ def run_scenarios(args: argparse.Namespace, say: Callable[[str | Table], None]) 
     wanted = chosen(args.names)
     if not 0 < args.rate < 10_000 or args.seed < 0:
         raise PlanInvalid("--rate, --seed", found=(args.rate, args.seed), expected="over 0 a second, 0 or more")
+    if args.minutes is not None and not 0.1 <= args.minutes <= 24 * 60:
+        raise PlanInvalid("--minutes", found=args.minutes, expected="0.1 to 1440")
     signal.signal(signal.SIGTERM, _interrupt)  # so that what was started is ended on SIGTERM as on Ctrl-C
     if any(why_not(scenario) is None for scenario in wanted):
         models, bodies = _material(args, say)
@@ -57,6 +59,7 @@ def run_scenarios(args: argparse.Namespace, say: Callable[[str | Table], None]) 
         say(verdict_table(results))
     if args.json:
         asked = {"seed": args.seed, "rate_per_s": args.rate, "quick": args.quick, "names": args.names}
+        asked["minutes"] = args.minutes
         write_file(args.json, json_bytes(scenario_document(results, seconds, asked)))
     ran = [result for result in results.values() if not isinstance(result, str)]
     return 0 if ran and all(result.passed for result in ran) else 1
@@ -72,7 +75,15 @@ def _run_one(
     say(f"{scenario.name}: {scenario.summary}")
     with tempfile.TemporaryDirectory(prefix="scenario-", ignore_cleanup_errors=True) as folder:
         settings = Settings(
-            models, args.fusion, bodies, Path(folder), args.rate, args.seed, args.quick, lambda line: say("  " + line)
+            models=models,
+            fusion=args.fusion,
+            bodies=bodies,
+            folder=Path(folder),
+            rate_per_s=args.rate,
+            seed=args.seed,
+            quick=args.quick,
+            minutes=args.minutes,
+            say=lambda line: say("  " + line),
         )
         try:
             result = scenario.run(settings)

@@ -27,6 +27,7 @@ class Settings:
         rate_per_s: steady rate of requests.
         seed: of arrivals, of bodies, and of what is struck.
         quick: little of it, for tests.
+        minutes: how long the long ones take; None leaves it to them.
         say: shows a line of progress.
     """
 
@@ -37,6 +38,7 @@ class Settings:
     rate_per_s: float = 50.0
     seed: int = 1
     quick: bool = False
+    minutes: float | None = None
     say: Callable[[str], None] = lambda line: None
 
     def amount(self, full: int, quick: int) -> int:
@@ -112,7 +114,7 @@ class Scenario:
 
 def at_most(name: str, found: float, limit: float, unit: str = "") -> Check:
     """Return the check that a figure is no higher than a limit; NaN fails."""
-    return Check(name, _shown("≤ ", limit, unit), _shown("", found, unit), bool(found <= limit))
+    return Check(name, _shown("≤ " if limit else "", limit, unit), _shown("", found, unit), bool(found <= limit))
 
 
 def at_least(name: str, found: float, limit: float, unit: str = "") -> Check:
