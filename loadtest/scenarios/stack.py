@@ -28,8 +28,6 @@ from loadtest.scenarios.scenario import Settings
 NGINX_CONFIG = ROOT / "deploy" / "nginx" / "nginx.conf"
 PATIENT = {"DLEN_QUEUE_MS": "10000", "DLEN_MAX_IN_FLIGHT": "1000", "DLEN_DEADLINE_MS": "30000"}
 """Settings of a ranker that neither sheds nor gives up: for faults other than overload."""
-BEHIND_NGINX = {"DLEN_DEADLINE_MS": "400"}
-"""As in docker-compose.yml: below nginx's proxy_read_timeout."""
 _METRIC_PATIENCE_S = 10.0
 
 
