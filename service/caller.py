@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fastapi import Depends, Request
 from fastapi.params import Depends as Dependency
 from fastapi.security import HTTPBearer
@@ -30,7 +32,15 @@ class CallerKey(HTTPBearer):
         Raises:
             CallerRefused: no key, or none of ours.
         """
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        self.check(request.headers)
+
+    def check(self, headers: Mapping[str, str]) -> None:
+        """Check what headers, by their names in lower case, show.
+
+        Raises:
+            CallerRefused: no key, or none of ours.
+        """
+        scheme, _, key = headers.get("authorization", "").partition(" ")
         shown = scheme.lower() == "bearer" and bool(key.strip())
         if not (shown and self._keys.holds(key.strip())):
             found = "another key" if shown else "no bearer key"

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import secrets
 import time
-import uuid
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.errors import DeadlineExceeded, ServiceError, slug
 from service.logs import REQUESTS, fields
 from service.metrics import Metrics
 from service.record import PROBES, Record
 from service.tracing import Tracing
 
 _REQUESTS = logging.getLogger(REQUESTS)
+_PROCESS = secrets.token_hex(8)
+_NUMBERS = itertools.count()
 _METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"})
 
 
@@ -60,10 +65,26 @@ class Observed:
             await self._app(scope, receive, noting)
         finally:
             seconds = time.perf_counter() - start
-            route = route_of(scope)
-            self._metrics.note_request(route, method, status, seconds)
-            if route not in PROBES and must_log(record, status, self._log_sample):
-                log_request(record, method, route, status, seconds)
+            note_answer(record, self._metrics, self._log_sample, route_of(scope), method, status, seconds)
+
+
+def note_answer(
+    record: Record, metrics: Metrics, share: float, route: str, method: str, status: int, seconds: float
+) -> None:
+    """Count, time and, where it must be or is of the share, log an answered request."""
+    metrics.note_request(route, method, status, seconds)
+    if route not in PROBES and must_log(record, status, share):
+        log_request(record, method, route, status, seconds)
+
+
+def note_problem(record: Record, error: ServiceError) -> None:
+    """Note and count what a caller is told went wrong."""
+    kind = type(error)
+    record.problem, record.error = slug(kind), str(error)[:500]
+    if isinstance(error, DeadlineExceeded):
+        record.metrics.shed.labels("deadline").inc()
+    elif error.status < 500:
+        record.metrics.refused.labels(slug(kind)).inc()
 
 
 def route_of(scope: Scope) -> str:
@@ -122,10 +143,10 @@ def record_of(request: Request) -> Record:
     return record
 
 
-def request_id_of(request: Request) -> str:
+def request_id(record: Record, headers: Mapping[str, str]) -> str:
     """Return the id that the caller's X-Request-Id gives, or a new one; the same all through a request."""
-    record = record_of(request)
     if not record.request_id:
-        given = request.headers.get("x-request-id", "")
-        record.request_id = given if 0 < len(given) <= 256 and given.isprintable() else uuid.uuid4().hex
+        given = headers.get("x-request-id", "")
+        usable = 0 < len(given) <= 256 and given.isprintable()
+        record.request_id = given if usable else f"{_PROCESS}{next(_NUMBERS):016x}"
     return record.request_id

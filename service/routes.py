@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import orjson
 from fastapi import APIRouter, Request, Response
@@ -12,8 +13,9 @@ from service.caller import for_callers
 from service.errors import BodyTooLarge, HeaderInvalid, NotReady
 from service.job import Job, Order
 from service.keys import ADMIN_KEY_HEADER
-from service.observe import record_of, request_id_of
+from service.observe import record_of, request_id
 from service.openapi import RANK_OPENAPI, RANK_PATH, document_of, refusals
+from service.record import Record
 from service.wire.encodings import encoding_of_answer, encoding_of_body
 from service.worker import Worker
 
@@ -29,24 +31,33 @@ def rank_routes(worker: Worker) -> APIRouter:
     @router.post(RANK_PATH, openapi_extra=RANK_OPENAPI, response_class=Response, summary="Order candidates")
     async def rank(request: Request) -> Response:
         """Return the candidates ordered by fused score, ties by input order."""
-        headers = request.headers
-        order = Order(
-            deadline=worker.admission.deadline(headers),
-            taken=encoding_of_body(headers.get("content-type")),
-            given=encoding_of_answer(headers.get("accept")),
-            compression=headers.get("content-encoding", "identity"),
-            request_id=request_id_of(request),
-            wanted=wanted_variants(headers.get(FORCE_HEADER)),
-            privileged=worker.admin_keys.holds(headers.get(ADMIN_KEY_HEADER)),
-        )
+        record = record_of(request)
+        order = order_of(worker, request.headers, record)
         try:
             body = await read_body(request, worker.settings.max_body_bytes)
         except ClientDisconnect:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        answer = await Job(worker, order, body, record_of(request)).answer()
+        answer = await Job(worker, order, body, record).answer()
         return Response(answer, media_type=order.given.media_type, headers={"X-Request-Id": order.request_id})
 
     return router
+
+
+def order_of(worker: Worker, headers: Mapping[str, str], record: Record) -> Order:
+    """Return what a rank request's headers, by their names in lower case, ask for.
+
+    Raises:
+        HeaderInvalid, MediaTypeUnsupported: see `service.errors`.
+    """
+    return Order(
+        deadline=worker.admission.deadline(headers),
+        taken=encoding_of_body(headers.get("content-type")),
+        given=encoding_of_answer(headers.get("accept")),
+        compression=headers.get("content-encoding", "identity"),
+        request_id=request_id(record, headers),
+        wanted=wanted_variants(headers.get(FORCE_HEADER)),
+        privileged=worker.admin_keys.holds(headers.get(ADMIN_KEY_HEADER)),
+    )
 
 
 def wanted_variants(text: str | None) -> dict[str, str]:
@@ -72,17 +83,35 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
     Raises:
         BodyTooLarge: it is longer; by its own word, before a byte is read.
     """
-    told = request.headers.get("content-length", "0")
-    if told.isdecimal() and int(told) > limit_bytes:
-        raise BodyTooLarge("body", found=f"{told} bytes", expected=f"at most {limit_bytes}")
+    check_told_size(request.headers, limit_bytes)
     chunks: list[bytes] = []
     size_bytes = 0
     async for chunk in request.stream():
         size_bytes += len(chunk)
-        if size_bytes > limit_bytes:
-            raise BodyTooLarge("body", found=f"{size_bytes} bytes or more", expected=f"at most {limit_bytes}")
+        check_size(size_bytes, limit_bytes)
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def check_told_size(headers: Mapping[str, str], limit_bytes: int) -> None:
+    """Check a body by its own word, before a byte of it is read.
+
+    Raises:
+        BodyTooLarge: it is longer than the limit.
+    """
+    told = headers.get("content-length", "0")
+    if told.isdecimal() and int(told) > limit_bytes:
+        raise BodyTooLarge("body", found=f"{told} bytes", expected=f"at most {limit_bytes}")
+
+
+def check_size(size_bytes: int, limit_bytes: int) -> None:
+    """Check what has been read of a body.
+
+    Raises:
+        BodyTooLarge: it is more than the limit.
+    """
+    if size_bytes > limit_bytes:
+        raise BodyTooLarge("body", found=f"{size_bytes} bytes or more", expected=f"at most {limit_bytes}")
 
 
 def health_routes(worker: Worker) -> APIRouter:

@@ -26,6 +26,7 @@ from service.metrics import Metrics, start_metrics_server
 from service.openapi import RANK_PATH
 from service.settings import Settings
 from service.shed import Door, guarded
+from service.straight import straight
 from service.worker import Worker
 
 _LOG = logging.getLogger("service.server")
@@ -120,9 +121,10 @@ def run_worker(
         app = build_app(worker)
         gc.collect()
         gc.freeze()  # what is loaded now lives as long as the process: no collection walks it again
+        door = Door(worker.admission, RANK_PATH, metrics.requests.labels(RANK_PATH, "POST", "503"))
         config = uvicorn.Config(
             app,
-            http=guarded(Door(worker.admission, RANK_PATH, metrics.requests.labels(RANK_PATH, "POST", "503"))),
+            http=guarded(door, straight(worker)),
             log_config=None,
             access_log=False,
             lifespan="off",

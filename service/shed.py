@@ -75,17 +75,17 @@ class _Refused:
 _REFUSED: Any = _Refused()
 
 
-def guarded(door: Door) -> type[HttpToolsProtocol]:
-    """Return uvicorn's protocol with a door."""
+def guarded(door: Door, protocol: type[HttpToolsProtocol] = HttpToolsProtocol) -> type[HttpToolsProtocol]:
+    """Return a protocol with a door."""
 
-    class Guarded(HttpToolsProtocol):
+    class Guarded(protocol):  # type: ignore[misc, valid-type]
         """Answers 503 itself to whom the door does not let in, and throws their bodies away."""
 
         _closing = False
 
         def on_headers_complete(self) -> None:
             """Let the request in, or refuse it."""
-            cycle: RequestResponseCycle | None = self.cycle
+            cycle: RequestResponseCycle | None = self.cycle  # type: ignore[has-type]
             if (
                 not door.guards(self.url)
                 or (cycle is not None and not cycle.response_complete)  # pipelined: answers must keep their order

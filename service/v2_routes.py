@@ -12,7 +12,7 @@ from service.caller import for_callers
 from service.errors import HeaderInvalid, ModelUnknown, NotReady
 from service.job import Job, Order
 from service.keys import ADMIN_KEY_HEADER
-from service.observe import record_of, request_id_of
+from service.observe import record_of, request_id
 from service.openapi import INFER_OPENAPI, refusals
 from service.routes import CLIENT_CLOSED_REQUEST, FORCE_HEADER, read_body, wanted_variants
 from service.snapshot import Snapshot
@@ -79,14 +79,14 @@ def v2_routes(worker: Worker) -> APIRouter:
     async def infer(request: Request, name: str, version: str | None = None) -> Response:
         """Return the candidates ordered by fused score, as tensors."""
         found(name, version)
-        headers = request.headers
+        headers, record = request.headers, record_of(request)
         exchange = v2.Exchange(name, header_bytes(headers.get(v2.HEADER_LENGTH)))
         order = Order(
             deadline=worker.admission.deadline(headers),
             taken=exchange,
             given=exchange,
             compression=headers.get("content-encoding", "identity"),
-            request_id=request_id_of(request),
+            request_id=request_id(record, headers),
             wanted=wanted_variants(headers.get(FORCE_HEADER)),
             privileged=worker.admin_keys.holds(headers.get(ADMIN_KEY_HEADER)),
         )
@@ -96,7 +96,7 @@ def v2_routes(worker: Worker) -> APIRouter:
             body = await read_body(request, worker.settings.max_body_bytes)
         except ClientDisconnect:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        answer = await Job(worker, order, body, record_of(request)).answer()
+        answer = await Job(worker, order, body, record).answer()
         if exchange.answer_header_bytes is None:
             return Response(answer, media_type="application/json")
         length = {v2.HEADER_LENGTH: str(exchange.answer_header_bytes)}
