@@ -31,9 +31,14 @@ from training.speed import EMBEDDING_SIZE, write_rows
 
 SCRIPTS = Path(__file__).parent / "peers"
 PEERS = {"torch-rechub": "rechub_mmoe.py", "deepctr-torch": "deepctr_mmoe.py", "fuxictr": "fuxictr_mmoe.py"}
-OURS = {"dlen": "mmoe", "dlen, with P(UP)": "dlen-mmoe"}
-"""Name in the tables → model."""
-RATES = (2e-3, 4e-3, 1e-3)
+OURS = {
+    "dlen": {"model": "mmoe"},
+    "dlen, bfloat16": {"model": "mmoe", "precision": "bfloat16"},
+    "dlen, with P(UP)": {"model": "dlen-mmoe"},
+    "dlen, with P(UP), bfloat16": {"model": "dlen-mmoe", "precision": "bfloat16"},
+}
+"""Name in the tables → settings. No peer has a switch for products in bfloat16."""
+RATES = (2e-3, 4e-3, 8e-3, 1e-3)
 EPOCH_LIMIT_S = 900
 
 Document = dict[str, Any]
@@ -86,7 +91,7 @@ def measure_peers(
     Args:
         sizes: of the network and the data.
         codes: values of each feature.
-        rounds: epochs of each library; with three all learning rates are seen.
+        rounds: epochs of each library; with four all learning rates are seen.
         environments: folder of the peers' environments; those not there are skipped by name.
         say: takes one line of news per epoch.
         lock: a file held locked during each round, for machines on which others take timings too.
@@ -103,16 +108,15 @@ def measure_peers(
             rate = RATES[number % len(RATES)]
             with _held(lock):
                 for name in subjects[number % len(subjects) :] + subjects[: number % len(subjects)]:
-                    settings = _settings(sizes, codes + 2, rate, number + 1, OURS.get(name))
+                    settings = _settings(sizes, codes + 2, rate, number + 1, OURS.get(name, {}))
                     epoch = _epoch(name, present.get(name), folder, settings, Path(made) / "out", data)
                     found[name].append(epoch | {"learning_rate": rate})
                     say(f"round {number + 1}: {name}, {sizes.rows / epoch['cpu_s']:,.0f} rows per second of CPU")
     return _document(sizes, codes, rounds, found, skipped)
 
 
-def _settings(sizes: Sizes, codes: int, rate: float, seed: int, model: str | None) -> Document:
+def _settings(sizes: Sizes, codes: int, rate: float, seed: int, own: Document) -> Document:
     shape = {name: value for name, value in asdict(sizes).items() if name not in ("title", "rows")}
-    own = {"model": model} if model else {}
     return shape | own | {"codes": codes, "embedding_size": EMBEDDING_SIZE, "learning_rate": rate, "seed": seed}
 
 
@@ -137,9 +141,8 @@ def _epoch(name: str, python: Path | None, folder: Path, settings: Document, out
 def _document(sizes: Sizes, codes: int, rounds: int, found: dict[str, list[Document]], skipped: list[str]) -> Document:
     figures = {name: _figures(sizes.rows, epochs) for name, epochs in found.items()}
     peers = {name: figures[name]["rows_per_cpu_s"] for name in figures if name not in OURS}
-    ours, with_up = OURS
+    ours, ours_bfloat16, with_up, with_up_bfloat16 = OURS
     fastest = max(peers, key=lambda name: peers[name]) if peers else None
-    cost = [a["cpu_s"] / b["cpu_s"] - 1 for a, b in zip(found[with_up], found[ours], strict=True)]
     return asdict(sizes) | {
         "codes": codes,
         "rounds": rounds,
@@ -147,7 +150,9 @@ def _document(sizes: Sizes, codes: int, rounds: int, found: dict[str, list[Docum
         "skipped": skipped,
         "fastest_peer": fastest,
         "against_fastest": None if fastest is None else _ratio(found[fastest], found[ours]),
-        "cost_of_p_up": median(cost),
+        "bfloat16_against_fastest": None if fastest is None else _ratio(found[fastest], found[ours_bfloat16]),
+        "cost_of_p_up": _ratio(found[with_up], found[ours])["cpu_s"] - 1,
+        "cost_of_p_up_bfloat16": _ratio(found[with_up_bfloat16], found[ours_bfloat16])["cpu_s"] - 1,
     }
 
 

@@ -25,7 +25,7 @@ def register(benchmarks: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--rows", type=int, nargs=2, default=(600_000, 100_000), metavar="N", help="of the two sizes (600000 100000)"
     )
     command.add_argument("--codes", type=int, default=1000, metavar="K", help="values of a feature (default: 1000)")
-    command.add_argument("--rounds", type=int, default=3, metavar="R", help="epochs of each library (default: 3)")
+    command.add_argument("--rounds", type=int, default=4, metavar="R", help="epochs of each library (default: 4)")
     command.add_argument("--install", action="store_true", help="install the other libraries first, where missing")
     command.add_argument(
         "--environments", type=Path, default=Path(".peers"), metavar="DIR", help="where they live (default: .peers)"
@@ -93,11 +93,12 @@ def _aucs(document: dict[str, Any]) -> Table:
 
 
 def _verdict(document: dict[str, Any]) -> str:
-    parts = [f"P(UP) costs {document['cost_of_p_up']:+.1%} of the time"]
+    costs = document["cost_of_p_up"], document["cost_of_p_up_bfloat16"]
+    parts = ["P(UP) costs {:+.1%} of the time, in bfloat16 {:+.1%}".format(*costs)]
     if document["fastest_peer"]:
-        times = document["against_fastest"]
-        parts.insert(
-            0, f"{times['cpu_s']:.2f}× {document['fastest_peer']} by CPU time, {times['wall_s']:.2f}× by wall time"
-        )
+        times, bfloat16 = document["against_fastest"], document["bfloat16_against_fastest"]
+        shown = "{:.2f}× {} by CPU time, {:.2f}× by wall time; in bfloat16 {:.2f}× and {:.2f}×"
+        fastest = document["fastest_peer"]
+        parts.insert(0, shown.format(times["cpu_s"], fastest, times["wall_s"], *bfloat16.values()))
     parts += [f"skipped: {', '.join(document['skipped'])} (not installed)"] if document["skipped"] else []
     return "; ".join(parts)

@@ -48,7 +48,7 @@ def _config(settings: dict[str, Any]) -> RunConfig:
     model = {"name": settings["model"], "experts": settings["experts"], "expert_hidden": hidden}
     model |= {"latent_hidden": hidden, "tower_hidden": tuple(settings["tower_hidden"])}
     training = {name: settings[name] for name in ("learning_rate", "batch_size", "seed")}
-    training |= {"epochs": 1, "evaluations_per_epoch": 1}
+    training |= {"precision": settings.get("precision", "float32"), "epochs": 1, "evaluations_per_epoch": 1}
     return RunConfig.model_validate({"model": model, "training": training})
 
 

@@ -51,8 +51,13 @@ class Gates(nn.Module):
         self.bias = nn.Parameter(torch.zeros(mixtures, 1, experts))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return softmax weights [M, B, E] from x [B, K] or [M, B, K]."""
-        return torch.softmax(side_by_side(x, self.weight, self.bias), dim=2)
+        """Return softmax weights [M, B, E] from x [B, K] or [M, B, K].
+
+        Over the few experts of a row, one by one, a softmax takes longer than the experts' products: it runs over
+        [M, E, B], whose rows lie side by side, and ends in the layout [B, M, E] that `mix` takes.
+        """
+        logits_MEB = side_by_side(x, self.weight, self.bias).transpose(1, 2).contiguous()
+        return torch.softmax(logits_MEB, dim=1).permute(2, 0, 1).contiguous().transpose(0, 1)
 
 
 class MMOE(nn.Module):
