@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from loadtest.errors import ScenarioUnknown
-from loadtest.scenarios import freeze, kill_replica, rolling_restart, slow_clients, soak, worker_sigkill, worker_sigstop
+from loadtest.scenarios import (
+    config_swaps,
+    freeze,
+    kill_replica,
+    rolling_restart,
+    slow_clients,
+    soak,
+    worker_sigkill,
+    worker_sigstop,
+)
 from loadtest.scenarios.scenario import Scenario
 from loadtest.scenarios.stack import command_path
 
@@ -11,6 +20,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     freeze.SCENARIO,
     worker_sigkill.SCENARIO,
     worker_sigstop.SCENARIO,
+    config_swaps.SCENARIO,
     kill_replica.SCENARIO,
     rolling_restart.SCENARIO,
     slow_clients.SCENARIO,
