@@ -18,10 +18,10 @@ from collections import deque
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
-LEARNED = 0.05
+LEARNED = 0.1
 """Weight of the newest job in what its kind is expected to take, where it took less; where more, it is believed."""
 BELIEVED = 2.0
-"""Most that is believed, in `inline_ms`: a job that was interrupted for long is forgotten after some fifteen others."""
+"""Most that is believed, in `inline_ms`: what is long past is forgotten after some eight others."""
 Kind = tuple[str, str, int]
 """What makes jobs take about as long: encodings of request and answer, and the size's class."""
 
@@ -53,9 +53,9 @@ class Compute:
         self._inline_s = inline_ms / 1000 if threads == 1 else 0.0
         self._threads: list[threading.Thread] = []
         self._queue: SimpleQueue[tuple[asyncio.AbstractEventLoop, Task] | None] = SimpleQueue()
-        self._with_threads = 0
         self._short: deque[Task] = deque()
         self._expected_s: dict[Kind, float] = {}
+        self._last_s: dict[Kind, float] = {}
 
     def submit(self, job: Task) -> bool:
         """Have a job computed and finished; return whether the loop itself will do it."""
@@ -68,7 +68,6 @@ class Compute:
         while len(self._threads) < self._wanted:
             self._threads.append(threading.Thread(target=self._serve, name=f"rank-{len(self._threads)}", daemon=True))
             self._threads[-1].start()
-        self._with_threads += 1
         self._queue.put((loop, job))
         return False
 
@@ -83,10 +82,7 @@ class Compute:
             thread.join()
 
     def _is_short(self, job: Task) -> bool:
-        """Return whether the loop may compute a job; not while threads do, who would have to share the core."""
-        if self._with_threads or job.kind is None:
-            return False
-        return self._expected_s.get(job.kind, self._inline_s) < self._inline_s
+        return job.kind is not None and self._expected_s.get(job.kind, self._inline_s) < self._inline_s
 
     def _next_short(self, loop: asyncio.AbstractEventLoop) -> None:
         job = self._short[0]
@@ -105,14 +101,15 @@ class Compute:
                 loop.call_soon_threadsafe(self._back, job)
 
     def _back(self, job: Task) -> None:
-        self._with_threads -= 1
         self._learn(job)
         job.finish()
 
     def _learn(self, job: Task) -> None:
         if job.kind is None or job.seconds is None or not self._inline_s:
             return
-        took_s = min(job.seconds, BELIEVED * self._inline_s)
+        last_s = self._last_s.get(job.kind, job.seconds)
+        self._last_s[job.kind] = job.seconds
+        took_s = min(job.seconds, last_s, BELIEVED * self._inline_s)  # one alone may have been interrupted
         expected_s = self._expected_s.get(job.kind, took_s)
         self._expected_s[job.kind] = max(took_s, expected_s + LEARNED * (took_s - expected_s))
 

@@ -61,10 +61,10 @@ def test_only_what_is_known_to_be_short_is_computed_on_the_loop():
     with_compute(test)
 
 
-def test_one_that_took_long_sends_its_kind_to_threads_for_a_while_only():
+def test_two_that_took_long_send_their_kind_to_threads_for_a_while_and_one_does_not():
     async def test(compute: Compute) -> None:
         await done(compute, Job())
-        assert await done(compute, Job(10.0))
+        assert [await done(compute, Job(seconds)) for seconds in (10.0, 0.0001, 10.0, 10.0)] == [True] * 4
         where = [await done(compute, Job()) for _ in range(40)]
         assert where == sorted(where) and not where[5] and where[20]
 
@@ -79,15 +79,16 @@ def test_nothing_is_computed_on_the_loop_where_the_settings_say_so(threads, inli
     with_compute(test, threads, inline_ms)
 
 
-def test_while_a_thread_computes_short_jobs_go_to_it_too():
+def test_a_short_job_does_not_wait_for_a_long_one():
     async def test(compute: Compute) -> None:
         await done(compute, Job())
         go_on = threading.Event()
         long, short = Job(kind=None, wait=go_on), Job()
-        assert (compute.submit(long), compute.submit(short)) == (False, False)
-        go_on.set()
+        assert (compute.submit(long), compute.submit(short)) == (False, True)
         await asyncio.wait_for(short.finished.wait(), 20)
-        assert long.finished.is_set() and await done(compute, Job())
+        assert not long.finished.is_set()
+        go_on.set()
+        await asyncio.wait_for(long.finished.wait(), 20)
 
     with_compute(test)
 
