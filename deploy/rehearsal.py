@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import yaml
 
 from deploy.traffic import Traffic
+from loadtest.processes import free_ports, running
+from loadtest.scenarios.stack import ranker_words
 
 ROOT = Path(__file__).parents[1]
 FUSION = """
@@ -64,63 +61,6 @@ class Stack:
     fusion: Path
 
 
-def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return int(opened.getsockname()[1])
-
-
-@contextmanager
-def running(words: Sequence[object], log: Path, ready: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command until the block ends, from when `ready` answers 200; its output goes to `log`.
-
-    Raises:
-        TimeoutError: it does not get ready within 60 s.
-    """
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [str(word) for word in words], stdout=output, stderr=output, env={**os.environ, **environment}, cwd=ROOT
-        )
-    try:
-        wait_ready(process, ready, log)
-        yield process
-    finally:
-        for _ in range(2):
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                time.sleep(0.1)
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def wait_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    """Wait until an address answers 200.
-
-    Raises:
-        TimeoutError: it does not within 60 s, or the process ends.
-    """
-    give_up = time.monotonic() + 60
-    while time.monotonic() < give_up and process.poll() is None:
-        try:
-            if httpx.get(url, timeout=2).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.1)
-    msg = f"{url}: got no answer, want 200:\n{log.read_text()[-2000:]}"
-    raise TimeoutError(msg)
-
-
-def ranker_words(models: Path, fusion: Path, port: int, metrics_port: int) -> list[object]:
-    """Return the command of one ranker."""
-    words: list[object] = [sys.executable, "-m", "cli", "serve", "--models", models, "--fusion", fusion]
-    return [*words, "--port", port, "--metrics-port", metrics_port]
-
-
 def prometheus_config(target: str) -> str:
     """Return deploy/prometheus/prometheus.yml with one ranker as its target, read each second."""
     folder = ROOT / "deploy" / "prometheus"
@@ -135,7 +75,7 @@ def prometheus_config(target: str) -> str:
 @contextmanager
 def started(folder: Path, models: Path, prometheus: str) -> Iterator[Stack]:
     """Run a ranker of two workers and a Prometheus (the command's path) that reads it, until the block ends."""
-    port, metrics_port, prometheus_port = free_port(), free_port(), free_port()
+    port, metrics_port, prometheus_port = free_ports(3)
     fusion, config = folder / "fusion.yaml", folder / "prometheus.yml"
     fusion.write_text(FUSION)
     config.write_text(prometheus_config(f"127.0.0.1:{metrics_port}"))

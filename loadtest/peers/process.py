@@ -20,6 +20,7 @@ from pathlib import Path
 from loadtest.errors import ServerFailed
 from loadtest.peers.catalogue import HOST, PEERS_FOLDER, Server, Start
 from loadtest.peers.kit import Kit
+from loadtest.processes import free_ports
 
 MARK = "LOADTEST_MARK"
 START_S, STOP_S = 90.0, 8.0
@@ -102,7 +103,7 @@ def running(server: Server, kit: Kit, core: int) -> Iterator[Running]:
     Raises:
         ServerFailed: it does not start.
     """
-    ports = _free_ports(_PORTS)
+    ports = free_ports(_PORTS)
     start = Start(kit, ports, (PEERS_FOLDER / (server.peer or "")).absolute())
     mark = secrets.token_hex(8)
     with tempfile.TemporaryDirectory(prefix="loadtest-", ignore_cleanup_errors=True) as folder:
@@ -139,14 +140,6 @@ def _environment_of(server: Server, start: Start, folder: str) -> dict[str, str]
     kept |= {"PEER_KIT": str(kit.folder), "PEER_MODEL": str(kit.folder / "plain.onnx"), "PEER_CODES": str(kit.codes)}
     kept |= {"PEER_PORT": str(port), "TMPDIR": folder, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     return kept | dict(server.environment(start))
-
-
-def _free_ports(count: int) -> tuple[int, ...]:
-    with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in opened:
-            one.bind((HOST, 0))
-        return tuple(one.getsockname()[1] for one in opened)
 
 
 def _environment(process: Path) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from loadtest.errors import ScenarioUnknown
 from loadtest.scenarios import (
+    bad_bundles,
+    clock_jump,
     config_swaps,
     freeze,
     kill_replica,
@@ -21,6 +23,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     worker_sigkill.SCENARIO,
     worker_sigstop.SCENARIO,
     config_swaps.SCENARIO,
+    bad_bundles.SCENARIO,
+    clock_jump.SCENARIO,
     kill_replica.SCENARIO,
     rolling_restart.SCENARIO,
     slow_clients.SCENARIO,

@@ -92,7 +92,7 @@ def swap_all(
         weight = 2.0 + number / 8
         start = time.monotonic()
         SWAPPERS[name](file, config(task, weight))
-        facts.seconds[name].append(_seconds_until_current(clients, task, weight, start))
+        facts.seconds[name].append(seconds_until_current(clients, task, weight, start))
         versions = {config_of(client)["version"] for client in clients.values()}
         facts.good |= versions
         if number % _BROKEN_EACH == _BROKEN_EACH // 2:
@@ -168,7 +168,7 @@ def _put_broken(
     facts.astray += {config_of(client)["version"] for client in clients.values()} != versions
 
 
-def _seconds_until_current(clients: Mapping[int, httpx.Client], task: str, weight: float, start: float) -> float:
+def seconds_until_current(clients: Mapping[int, httpx.Client], task: str, weight: float, start: float) -> float:
     """Return the seconds from `start` until every worker's config has the weight; infinity when one never does."""
     waiting = dict(clients)
 

@@ -91,9 +91,13 @@ class Ranker:
         for client in clients_by_worker(self.url, self._workers).values():
             client.close()
 
-    def end_gracefully(self) -> None:
-        """Send one SIGTERM and wait until it is gone, its drain window over."""
+    def terminate(self) -> None:
+        """Tell it to drain and stop."""
         self.process.send_signal(signal.SIGTERM)
+
+    def end_gracefully(self) -> None:
+        """Tell it to stop and wait until it is gone, its drain window over."""
+        self.terminate()
         self.process.wait(60)
 
     def kill(self) -> None:
