@@ -75,6 +75,7 @@ def note_answer(
     metrics.note_request(route, method, status, seconds)
     if route not in PROBES and must_log(record, status, share):
         log_request(record, method, route, status, seconds)
+    record.snapshot = record.ranking = None  # an idle connection keeps its last request, which must not keep a model
 
 
 def note_problem(record: Record, error: ServiceError) -> None:

@@ -25,24 +25,16 @@ class Door:
         self._admission = admission
         self._path = path.encode()
         self._refused = refused
-        self._arriving = 0
         self._answers: dict[tuple[int, int], bytes] = {}
 
     def guards(self, url: bytes) -> bool:
         """Return whether a request's target is the guarded path."""
         return url.startswith(self._path) and url[len(self._path) : len(self._path) + 1] in (b"", b"?")
 
-    def let_in(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Return whether a request may come in; it then counts as arriving until the loop's next turn.
-
-        By then a request whose body came with its head has taken its permit; without this, all that arrive in
-        one turn would be let in for the one permit that is free.
-        """
-        if self._admission.in_flight + self._arriving >= self._admission.limit:
-            return False
-        self._arriving += 1
-        loop.call_soon(self._arrived)
-        return True
+    @property
+    def is_open(self) -> bool:
+        """Whether a permit is free."""
+        return self._admission.has_room
 
     def refuse(self, keep_alive: bool) -> bytes:
         """Count a refusal and return its answer."""
@@ -53,9 +45,6 @@ class Door:
             self._answers[key] = _answer(problem(refusal), refusal.status, refusal.headers)
         answer = self._answers[key]
         return answer if keep_alive else answer.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1)
-
-    def _arrived(self) -> None:
-        self._arriving -= 1
 
 
 def _answer(document: dict[str, object], status: int, headers: dict[str, str]) -> bytes:
@@ -90,7 +79,7 @@ def guarded(door: Door, protocol: type[HttpToolsProtocol] = HttpToolsProtocol) -
                 not door.guards(self.url)
                 or (cycle is not None and not cycle.response_complete)  # pipelined: answers must keep their order
                 or self.parser.get_method() != b"POST"
-                or door.let_in(self.loop)
+                or door.is_open
             ):
                 super().on_headers_complete()
                 return

@@ -78,7 +78,7 @@ class Answering:
     """One rank request on its way.
 
     Attributes:
-        response_complete, disconnected, keep_alive, message_event: what uvicorn's protocol reads and sets of a cycle.
+        response_complete, disconnected, keep_alive: what uvicorn's protocol reads and sets of a cycle.
     """
 
     def __init__(self, worker: Worker, protocol: HttpToolsProtocol, keep_alive: bool) -> None:
@@ -94,7 +94,11 @@ class Answering:
         self.response_complete = False
         self.disconnected = False
         self.keep_alive = keep_alive
-        self.message_event = self
+
+    @property
+    def message_event(self) -> Answering:
+        """What uvicorn's protocol sets when the caller is gone; no attribute, which would be a cycle of references."""
+        return self
 
     def begin(self, headers: list[tuple[bytes, bytes]], guard: CallerKey | None) -> None:
         """Check the head; of a header that stands twice the first one counts."""

@@ -169,25 +169,6 @@ def test_others_are_let_through(stand, head):
     stand(steps)
 
 
-def test_of_many_that_arrive_at_once_as_many_are_let_in_as_there_are_permits(stand):
-    async def steps(given: Stand) -> None:
-        connections = [given.connect() for _ in range(6)]
-        for protocol, _ in connections:
-            protocol.data_received(request(b"{}", "POST /v1/rank?a=b HTTP/1.1"))
-        await asyncio.sleep(0.01)
-        firsts = [transport.written[:12] for _, transport in connections]
-        assert firsts == [b"HTTP/1.1 200"] * 2 + [b"HTTP/1.1 503"] * 4
-        assert (given.admission.in_flight, given.counted) == (2, (4, 4))
-        for protocol, _ in connections:
-            protocol.connection_lost(None)
-
-    def two(given: Stand) -> Any:
-        given.admission.limit = 2
-        return steps(given)
-
-    stand(two)
-
-
 def test_a_body_that_stays_away_holds_no_permit(stand):
     async def steps(given: Stand) -> None:
         slow, _ = given.connect()
