@@ -13,11 +13,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bundle.columns import Column, ListColumn, lists_from_python, values_from_python
+from bundle.encode_row import RowEncoder
 from bundle.errors import NotFinite, SchemaNotFitted, UnknownFeature, WrongLength, WrongType
 from bundle.features import (
     FIRST_CODE,
@@ -74,8 +76,8 @@ class PartEncoder:
         self.code_columns = sum(feature.columns for feature in self.code_features)
         self.value_columns = 2 * len(self.value_features)
         self._features = {feature.name: feature for feature in features}
-        self._lookups = {f.name: _lookup(f) for f in self.code_features}
-        self._default_codes = {f.name: self._default_code(f) for f in self.code_features}
+        self.lookups = {f.name: _lookup(f) for f in self.code_features}
+        self.default_codes = {f.name: self._default_code(f) for f in self.code_features}
         self._hash_buckets = {
             feature.name: feature.encoding.buckets
             for feature in self.code_features
@@ -117,6 +119,18 @@ class PartEncoder:
             if lacking:
                 missing[feature.name] = lacking
         return EncodedPart(codes_NC, values_NV, missing)
+
+    def encode_row(self, values: Mapping[str, object]) -> EncodedPart | None:
+        """Return the model input of one row of Python values, None or absent being missing, as `encode` does.
+
+        None where a value or name is not taken; `columns_from_python` and `encode` say why.
+        """
+        encoded = self._rows.encode(values)
+        return None if encoded is None else EncodedPart(*encoded)
+
+    @cached_property
+    def _rows(self) -> RowEncoder:
+        return RowEncoder(self, transformed)
 
     def columns_from_python(self, columns: Mapping[str, Sequence[object]]) -> dict[str, Column | ListColumn]:
         """Return typed columns from lists of Python values, where None is missing.
@@ -160,9 +174,9 @@ class PartEncoder:
     ) -> int:
         """Write one feature's codes into `out` [N, columns], those known already; return how many rows lack a value."""
         if column is None:
-            out[:] = self._default_codes[feature.name]
+            out[:] = self.default_codes[feature.name]
             return len(out)
-        lookup = self._lookups[feature.name]
+        lookup = self.lookups[feature.name]
         if isinstance(feature, CategoricalListFeature):
             return _fill_list(feature, column, lookup, out)
         if isinstance(column, ListColumn):
@@ -175,7 +189,7 @@ class PartEncoder:
         out[:, 0] = known_N
         if column.missing is None:
             return 0
-        out[column.missing, 0] = self._default_codes[feature.name]
+        out[column.missing, 0] = self.default_codes[feature.name]
         return int(np.count_nonzero(column.missing))
 
     def _default_code(self, feature: Feature) -> int:
@@ -183,7 +197,7 @@ class PartEncoder:
         if feature.default is None:
             return MISSING_CODE
         column = values_from_python(feature.name, [feature.default], _type_of(feature))
-        return int(self._lookups[feature.name](column.values)[0])
+        return int(self.lookups[feature.name](column.values)[0])
 
 
 class SchemaEncoder:

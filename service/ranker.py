@@ -151,16 +151,31 @@ def encode(request: RankRequest, snapshot: Snapshot) -> tuple[EncodedPart, ItemI
     encoder = snapshot.model.encoder
     where = "user.features"
     try:
-        check_side(snapshot, "user", request.user)
-        columns = typed(encoder.request, request.user)
-        where = "context"
-        check_side(snapshot, "context", request.context)
-        columns |= typed(encoder.request, request.context)
-        request_part = encoder.request.encode(columns, 1)
+        request_part = _request_row(request, snapshot)
+        if request_part is None:
+            check_side(snapshot, "user", request.user)
+            columns = typed(encoder.request, request.user)
+            where = "context"
+            check_side(snapshot, "context", request.context)
+            columns |= typed(encoder.request, request.context)
+            request_part = encoder.request.encode(columns, 1)
         where = "candidates"
         return request_part, snapshot.model.items.encode(request.ids, typed(encoder.item, request.items))
     except ValueInvalid as exc:
         raise translated(exc, where) from exc
+
+
+def _request_row(request: RankRequest, snapshot: Snapshot) -> EncodedPart | None:
+    """Return the model input of user and context; None where they come typed, or not all of it is right."""
+    user, context, sides = request.user, request.context, snapshot.sides
+    if not (user.keys() <= sides["user"] and context.keys() <= sides["context"]):
+        return None
+    row: dict[str, object] = {}
+    for name, column in (*user.items(), *context.items()):
+        if type(column) is not tuple:
+            return None
+        row[name] = column[0]
+    return snapshot.model.encoder.request.encode_row(row)
 
 
 def predict(snapshot: Snapshot, user_part: EncodedPart, items: ItemInput) -> Predicted:
