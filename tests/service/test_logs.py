@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -11,6 +12,8 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -21,8 +24,9 @@ from prometheus_client import CollectorRegistry
 
 from service.logs import JsonLines, LineWriter, TextLines, fields
 from service.metrics import Metrics
-from service.observe import is_sampled, must_log
+from service.observe import is_sampled, must_log, note_answer
 from service.record import Record
+from service.straight import Answering
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
@@ -120,6 +124,22 @@ def test_failed_and_degraded_requests_are_always_logged_and_shed_ones_are_sample
     assert must_log(record(problem="model-failed"), 500, 0.0)
     assert not must_log(record(problem="overloaded"), 503, 0.0)
     assert must_log(record(problem="overloaded"), 503, 1.0)
+
+
+def test_an_answered_request_keeps_no_model():
+    """Connections that idle keep their last request; it must not keep a model version that serves no more."""
+    made: Any = SimpleNamespace(metrics=Metrics(CollectorRegistry()))
+    record = Record(made.metrics, snapshot=made, ranking=made)
+    note_answer(record, record.metrics, 0.0, "/v1/rank", "POST", 200, 0.001)
+    assert record.snapshot is None and record.ranking is None
+    answering = Answering(made, made, keep_alive=True)
+    known = weakref.ref(answering)
+    gc.disable()
+    try:
+        del answering
+        assert known() is None, "a cycle of references, which only the collector ends"
+    finally:
+        gc.enable()
 
 
 def test_a_full_pipe_blocks_no_request_and_what_is_lost_is_counted(models_folder, tmp_path, body):
