@@ -39,14 +39,25 @@ class ShuffledBatches:
     The order and the batches are the same for any number of ranks. A rank reads its share of each batch only.
     """
 
-    def __init__(self, split: Split, tasks: list[int], batch_size: int, seed: int, ranks: Ranks) -> None:
-        """Take the label columns `tasks` of `split`."""
+    def __init__(
+        self, split: Split, tasks: list[int], batch_size: int, seed: int, ranks: Ranks, share: float = 1.0
+    ) -> None:
+        """Take the label columns `tasks` of a share of the rows of `split`, the same rows in every epoch.
+
+        Smaller shares of one seed lie within larger ones.
+        """
         self.split, self.tasks, self.batch_size, self.seed, self.ranks = split, tasks, batch_size, seed, ranks
-        self.count = -(-split.rows // batch_size)
+        self.rows = max(1, round(share * split.rows))
+        self._drawn = None
+        if self.rows < split.rows:  # three numbers: no epoch's order is drawn from these
+            self._drawn = np.random.default_rng([seed, 0, 1]).permutation(split.rows)[: self.rows]
+        self.count = -(-self.rows // batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield this rank's part of the batches of an epoch, from number `start` on."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.split.rows)
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
+        if self._drawn is not None:
+            order = self._drawn[order]
         for number in range(start, self.count):
             rows = np.sort(order[number * self.batch_size : (number + 1) * self.batch_size])
             own = rows[self.ranks.share(len(rows))]

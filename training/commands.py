@@ -122,9 +122,10 @@ def _train(args: argparse.Namespace) -> int:
         if was_finished:
             console.print(f"{args.out}: already trained, {run.result()['steps']} steps")
         else:
+            rows = round(config.training.rows_share * data.info.splits["train"].rows)
             console.print(
                 f"training {config.model.name} ({config.training.loss} loss, seed {config.training.seed}) on "
-                f"{data.info.splits['train'].rows:,} rows, tasks {', '.join(run.description.task_names)}"
+                f"{rows:,} rows, tasks {', '.join(run.description.task_names)}"
                 + (f", {ranks.count} processes" if ranks.count > 1 else "")
             )
             with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -23,7 +23,8 @@ from training.errors import ConfigInvalid
 from training.experiment import Experiment
 from training.predict import Predictions, predict
 from training.recovery import truth_of
-from training.run import Run, create_run, read_tensors, write_tensors
+from training.run import Run, create_run
+from training.tensors import read_tensors, write_tensors
 from training.train import Trainer
 
 RUNS_FOLDER = "runs"

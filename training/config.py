@@ -25,6 +25,8 @@ class TrainingConfig(BaseModel):
         embedding_decay: L2 penalty on the embedding rows of a batch (weight decay of the tables).
         sparse_tables: only the embedding rows of a batch are updated (lazy Adam). Other rows' momentum stands
             still, so weights differ a little from those without; faster from some 300,000 embedding rows on.
+        rows_share: share of the training rows that is used: a draw of the seed's, the same for every model. Encodings,
+            base rates and validation stay those of all rows.
         batch_size: rows per step, over all processes.
         sharded_tables: under torchrun each process holds its share of the embedding rows (TorchRec). Whole tables
             exist only when training starts and on the first process while a file is written.
@@ -48,6 +50,7 @@ class TrainingConfig(BaseModel):
     sparse_tables: bool = False
     sharded_tables: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
+    rows_share: float = Field(default=1.0, gt=0, le=1)
     batch_size: int = Field(default=1024, ge=1)
     epochs: int = Field(default=3, ge=1)
     evaluations_per_epoch: int = Field(default=2, ge=1)

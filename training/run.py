@@ -13,6 +13,7 @@ tensorboard/        scalars
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save
 from torch import Tensor
 
 from bundle.features import FeatureSchema, read_schema
@@ -33,6 +32,7 @@ from training.models.dwell import DwellTower
 from training.models.initialise import initialise
 from training.models.network import Network
 from training.models.structure import task_structure
+from training.tensors import read_tensors
 
 RUN_FILE = "run.json"
 FEATURES_FILE = "features.json"
@@ -97,11 +97,14 @@ class Run:
         """Whether training ended and its result is written."""
         return (self.folder / RESULT_FILE).exists()
 
-    def new_network(self) -> Network:
-        """Return the network at initialisation; the caller seeds torch."""
+    def new_network(self, own_rows: Callable[[int], slice] | None = None) -> Network:
+        """Return the network at initialisation; the caller seeds torch.
+
+        `own_rows` gives the rows that are kept of a table of so many (default: all).
+        """
         config, tasks = self.description.config.model, self.description.tasks
         structure = task_structure(config, self.description.task_names, [task.kind for task in tasks])
-        network = Network(config, self.schema, len(tasks), structure)
+        network = Network(config, self.schema, len(tasks), structure, own_rows)
         initialise(network, self.description.base_rates_T, self.description.task_names)
         if (scale := self.description.dwell) is not None and isinstance(tower := network.head.dwell, DwellTower):
             tower.start_at(scale.mean, scale.deviation)
@@ -170,25 +173,6 @@ def read_run(folder: Path) -> Run:
         place = ".".join(map(str, first["loc"]))
         raise RunInvalid(f"{path}: {place}", found=repr(first["input"])[:80], expected=first["msg"]) from None
     return Run(folder, description, read_schema(folder / FEATURES_FILE))
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors and a string-to-string header, whole or not at all."""
-    write_file(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and the header of a safetensors file.
-
-    Raises:
-        RunInvalid: the file is missing or does not read.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        return load(path.read_bytes()), metadata
-    except (OSError, SafetensorError) as exc:
-        raise RunInvalid(str(path), found=str(exc), expected="a whole safetensors file") from exc
 
 
 def seed_everything(seed: int, rank: int = 0) -> None:

@@ -11,6 +11,10 @@ from __future__ import annotations
 import importlib
 import logging
 import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,43 +24,86 @@ from torch import Tensor, nn
 from training.errors import ConfigInvalid
 from training.models.network import Network
 from training.ranks import Ranks
+from training.tensors import Pieces, in_file_order, read_rows
 
 _PREFIX = "inputs.tables."
+_ROWS_SENT = 1 << 16
+
+
+def own_rows(rows: int, ranks: Ranks) -> slice:
+    """Return which of so many rows are this rank's: TorchRec's blocks, all alike, the last ones shorter or empty."""
+    block = -(-rows // ranks.count)
+    return slice(min(block * ranks.rank, rows), min(block * (ranks.rank + 1), rows))
 
 
 def shard_tables(network: Network, ranks: Ranks) -> None:
-    """Replace the tables of a network by this rank's rows of them; every rank starts from the same whole tables.
+    """Look up the rows of other ranks too; the network's tables hold this rank's rows only.
 
     Raises:
         ConfigInvalid: torchrec is not installed.
     """
     for size, table in list(network.inputs.tables.items()):
-        sharded = _Sharded(table.detach(), ranks)
+        sharded = _Sharded(table.detach(), network.inputs.table_rows[int(size)], ranks)
         network.inputs.lookups[size] = sharded
         network.inputs.tables[size] = sharded.own
 
 
-def whole_tables(tensors: dict[str, Tensor], network: Network, ranks: Ranks) -> dict[str, Tensor]:
-    """Return tensors by name with the tables' in full on the first rank; elsewhere the others only."""
-    whole = {}
-    for name, tensor in sorted(tensors.items()):  # ranks meet in one order: a file's tensors come in any
-        rows = _table_rows(name, network)
-        if rows is None:
-            whole[name] = tensor
-        elif (gathered := _gathered(tensor, rows, ranks)) is not None:
-            whole[name] = gathered
+def whole_tables(tensors: dict[str, Tensor], network: Network, ranks: Ranks) -> dict[str, Tensor | Pieces]:
+    """Return tensors by name, with the whole of a table where they hold this rank's rows of it."""
+    whole: dict[str, Tensor | Pieces] = {}
+    for name, tensor in tensors.items():
+        shape = _table_shape(name, network)
+        whole[name] = tensor if shape is None else Pieces(shape, tensor.dtype, partial(_pieces, tensor, shape, ranks))
     return whole
 
 
-def own_rows(tensors: dict[str, Tensor], network: Network, ranks: Ranks) -> dict[str, Tensor]:
-    """Return tensors by name with this rank's rows, flat, in place of the whole tables."""
-    return {
-        name: tensor if (rows := _table_rows(name, network)) is None else tensor[_slice(rows, ranks)].flatten()
-        for name, tensor in tensors.items()
-    }
+def send_pieces(tensors: dict[str, Tensor | Pieces]) -> None:
+    """Send the first rank what it writes: on every other rank, while that one does."""
+    for _, tensor in in_file_order(tensors):
+        if isinstance(tensor, Pieces):
+            for _ in tensor.pieces():
+                pass
 
 
-def _table_rows(name: str, network: Network) -> tuple[int, int] | None:
+def read_own(path: Path, network: Network, ranks: Ranks) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors and header of a file, with this rank's rows, flat, in place of the whole tables.
+
+    Raises:
+        RunInvalid: the file is missing or does not read.
+    """
+    shapes: dict[str, tuple[int, int]] = {}
+
+    def rows_of(name: str) -> slice | None:
+        shape = _table_shape(name, network)
+        if shape is None:
+            return None
+        shapes[name] = shape
+        return own_rows(shape[0], ranks)
+
+    tensors, metadata = read_rows(path, rows_of)
+    return {name: tensor.flatten() if name in shapes else tensor for name, tensor in tensors.items()}, metadata
+
+
+def _pieces(own: Tensor, shape: tuple[int, int], ranks: Ranks) -> Iterator[Tensor]:
+    """Yield the rows of a table in order on the first rank; on another one send it the rows that are here."""
+    for owner in range(ranks.count):
+        rows = own_rows(shape[0], replace(ranks, rank=owner))
+        for start in range(rows.start, rows.stop, _ROWS_SENT):
+            count = min(_ROWS_SENT, rows.stop - start)
+            if owner == ranks.rank:
+                at = (start - rows.start) * shape[1]
+                piece = own.detach()[at : at + count * shape[1]].cpu().view(count, shape[1])
+                if not ranks.is_first:
+                    dist.send(piece.contiguous(), 0)
+                else:
+                    yield piece
+            elif ranks.is_first:
+                piece = torch.empty(count, shape[1], dtype=own.dtype)
+                dist.recv(piece, owner)
+                yield piece
+
+
+def _table_shape(name: str, network: Network) -> tuple[int, int] | None:
     """Return rows and width of the table that a tensor belongs to: a weight, or a moment of it."""
     size = name.partition(_PREFIX)[2]
     if name.startswith("optimizer.0.") and not name.endswith(".step"):
@@ -67,19 +114,6 @@ def _table_rows(name: str, network: Network) -> tuple[int, int] | None:
     return lookup.shape if isinstance(lookup, _Sharded) else None
 
 
-def _slice(shape: tuple[int, int], ranks: Ranks) -> slice:
-    block = -(-shape[0] // ranks.count)  # TorchRec's: all alike, the last one shorter
-    return slice(min(block * ranks.rank, shape[0]), min(block * (ranks.rank + 1), shape[0]))
-
-
-def _gathered(own: Tensor, shape: tuple[int, int], ranks: Ranks) -> Tensor | None:
-    block = -(-shape[0] // ranks.count)
-    padded = own.new_zeros((block, shape[1]), device="cpu")
-    padded.view(-1)[: own.numel()] = own.detach().cpu()
-    gathered = ranks.gather(padded, block * ranks.count)
-    return None if gathered is None else gathered[: shape[0]]
-
-
 class _Sharded:
     """One table over all ranks.
 
@@ -88,14 +122,14 @@ class _Sharded:
         own: this rank's rows, flat.
     """
 
-    def __init__(self, table: Tensor, ranks: Ranks) -> None:
-        self.shape, self.ranks = (table.shape[0], table.shape[1]), ranks
+    def __init__(self, own: Tensor, rows: int, ranks: Ranks) -> None:
+        self.shape, self.ranks = (rows, own.shape[1]), ranks
         self._torchrec = _torchrec()
         self._module = self._sharded_module()
         (slice_,) = self._module.parameters()
         self.own: nn.Parameter = slice_._original_tensor
         with torch.no_grad():
-            self.own.copy_(table[_slice(self.shape, ranks)].flatten())
+            self.own.copy_(own.flatten())
 
     def _sharded_module(self) -> Any:
         rec, (rows, width) = self._torchrec, self.shape

@@ -7,6 +7,7 @@ ranks decide alike; the first one writes.
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
 import time
@@ -38,11 +39,10 @@ from training.run import (
     SAMPLE_FILE,
     STATE_FILE,
     Run,
-    read_tensors,
     seed_everything,
-    write_tensors,
 )
-from training.sharded import own_rows, shard_tables, whole_tables
+from training.sharded import own_rows, read_own, send_pieces, shard_tables, whole_tables
+from training.tensors import write_tensors
 from training.validate import measure
 
 STATE_INTERVAL_S = 30.0
@@ -97,13 +97,17 @@ class Trainer:
         self.tasks = [names.index(name) for name in run.description.task_names]
         self.validation: Split = data.split("validation")
         train = data.split("train")
-        self.batches = ShuffledBatches(train, self.tasks, self.config.batch_size, self.config.seed, ranks)
+        self.batches = ShuffledBatches(
+            train, self.tasks, self.config.batch_size, self.config.seed, ranks, self.config.rows_share
+        )
         self.steps_at_most = self.config.epochs * self.batches.count
         seed_everything(self.config.seed)
-        self.network: Network = run.new_network().to(ranks.device)
+        is_sharded = self.config.sharded_tables and ranks.count > 1
+        own = functools.partial(own_rows, ranks=ranks) if is_sharded else None
+        self.network: Network = run.new_network(own).to(ranks.device)
         self.network.inputs.sparse_gradients = self.config.sparse_tables
         self.kept: Network = copy.deepcopy(self.network) if self.config.average else self.network
-        if self.config.sharded_tables and ranks.count > 1:
+        if is_sharded:
             for network in {id(network): network for network in (self.network, self.kept)}.values():
                 shard_tables(network, ranks)
         self.optimizers = new_optimizers(self.network, self.config)
@@ -236,9 +240,7 @@ class Trainer:
         self.say(f"epoch {record['epoch']:.2f}  validation loss {loss:.5f}  AUC {shown}{'  *' if better else ''}")
         if better:
             self.progress.best_loss, self.progress.best_validation = loss, len(self.progress.validations) - 1
-            whole = whole_tables(self.kept.state_dict(), self.kept, self.ranks)
-            if self.ranks.is_first:
-                write_tensors(self.run.folder / MODEL_FILE, _on_cpu(whole), {})
+            self._write(MODEL_FILE, self.kept.state_dict(), {})
 
     def _show(self, name: str, value: float) -> None:
         if self._board is not None:
@@ -272,17 +274,21 @@ class Trainer:
         if self.config.average:
             tensors |= {f"averaged.{k}": v for k, v in self.kept.state_dict().items()}
         tensors |= {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizers).items()}
-        tensors = whole_tables(tensors, self.network, self.ranks)
-        if random is None:
-            return
-        tensors["random"] = random
-        path, metadata = self.run.folder / STATE_FILE, {"progress": json.dumps(asdict(self.progress))}
-        write_tensors(path, _on_cpu(tensors), metadata)
+        if random is not None:
+            tensors["random"] = random
+        self._write(STATE_FILE, tensors, {"progress": json.dumps(asdict(self.progress))})
+
+    def _write(self, name: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        """Write a file of the run: the first rank does, with the rows of tables that others send."""
+        whole = whole_tables(tensors, self.network, self.ranks)
+        if self.ranks.is_first:
+            write_tensors(self.run.folder / name, whole, metadata)
+        else:
+            send_pieces(whole)
 
     def _restore(self) -> None:
-        tensors, metadata = read_tensors(self.run.folder / STATE_FILE)
+        tensors, metadata = read_own(self.run.folder / STATE_FILE, self.network, self.ranks)
         self.progress = Progress(**json.loads(metadata["progress"]))
-        tensors = own_rows(tensors, self.network, self.ranks)
         self.network.load_state_dict(_below(tensors, "network."))
         if self.config.average:
             self.kept.load_state_dict(_below(tensors, "averaged."))
@@ -298,7 +304,3 @@ def _sample_rows(rows: int) -> NDArray[np.int64]:
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
-
-def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.cpu() for name, tensor in tensors.items()}

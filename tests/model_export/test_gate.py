@@ -20,7 +20,8 @@ from model_export.write import export_run
 from service.engine import Engine
 from training.batches import gather
 from training.dataset import read_prepared
-from training.run import read_run, read_tensors, write_tensors
+from training.run import read_run
+from training.tensors import read_tensors, write_tensors
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ from training.errors import ConfigInvalid
 from training.experiment import read_experiment
 from training.measured import measures
 from training.prepare import prepare
-from training.run import read_tensors
 from training.sources.aliccp import open_aliccp
+from training.tensors import read_tensors
 
 TABLE_3 = Path(__file__).parents[2] / "configs" / "experiments" / "table-3.yaml"
 

@@ -17,7 +17,8 @@ from training.dataset import read_prepared
 from training.describe import describe_run
 from training.errors import ConfigInvalid, TrainingDiverged
 from training.models.config import MODEL_NAMES
-from training.run import FEATURES_FILE, RUN_FILE, create_run, read_run, read_tensors
+from training.run import FEATURES_FILE, RUN_FILE, create_run, read_run
+from training.tensors import read_tensors
 from training.train import Trainer
 
 SMALL = {

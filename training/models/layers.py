@@ -17,6 +17,9 @@ from torch.nn import functional
 from bundle.encode import code_features, value_features
 from bundle.features import MISSING_CODE, CategoricalListFeature, Feature, FeatureSchema
 
+_ROWS_DRAWN, _LEAST_DRAWN = 1 << 16, 16
+"""Rows drawn at a time: torch draws normal numbers in blocks of 16, fewer ones in another way."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -58,20 +61,26 @@ class InputLayer(nn.Module):
 
     All features of one embedding size share one table; `offsets` [C] gives each code column's first row. With
     `sparse_gradients` a table's gradient holds the rows of the batch only. `lookups` stand in for the tables of their
-    sizes: table rows [B, C] → [B, C, D].
+    sizes: table rows [B, C] → [B, C, D]; then a table may hold only the rows that `own_rows` gives of those there
+    are, `table_rows` by size.
     """
 
     offsets: Tensor
 
-    def __init__(self, schema: FeatureSchema, embedding_std: float) -> None:
+    def __init__(
+        self, schema: FeatureSchema, embedding_std: float, own_rows: Callable[[int], slice] | None = None
+    ) -> None:
         super().__init__()
         self.sparse_gradients = False
         self.lookups: dict[str, Callable[[Tensor], Tensor]] = {}
         self.parts, column_codes, column_sizes = _layout(schema)
-        offsets, rows = _table_rows(column_codes, column_sizes)
+        offsets, self.table_rows = _table_rows(column_codes, column_sizes)
         self.register_buffer("offsets", torch.tensor(offsets, dtype=torch.int64))
         self.tables = nn.ParameterDict(
-            {str(size): nn.Parameter(torch.randn(count, size) * embedding_std) for size, count in rows.items()}
+            {
+                str(size): nn.Parameter(normal_rows(count, size, own_rows) * embedding_std)
+                for size, count in self.table_rows.items()
+            }
         )
         self.width = sum(part.width for part in self.parts)
         self._pieces = _pieces(self.parts)
@@ -150,6 +159,21 @@ def last_product(x: Tensor, weight: Tensor) -> Tensor:
         return x @ weight
     with torch.autocast(x.device.type, enabled=False):
         return x.to(weight.dtype) @ weight
+
+
+def normal_rows(rows: int, size: int, own_rows: Callable[[int], slice] | None = None) -> Tensor:
+    """Return `torch.randn(rows, size)`, or the rows of it that `own_rows(rows)` gives, never holding all of it."""
+    if own_rows is None:
+        return torch.randn(rows, size)
+    own = own_rows(rows)
+    kept = torch.empty(own.stop - own.start, size)
+    for start in range(0, max(rows - _LEAST_DRAWN, 1), _ROWS_DRAWN):
+        end = start + _ROWS_DRAWN if start + _ROWS_DRAWN < rows - _LEAST_DRAWN else rows
+        drawn = torch.randn(end - start, size)
+        first, last = max(own.start, start), min(own.stop, end)
+        if first < last:
+            kept[first - own.start : last - own.start] = drawn[first - start : last - start]
+    return kept
 
 
 def linear_weight(networks: int, inputs: int, outputs: int) -> Tensor:

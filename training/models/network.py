@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,11 +20,17 @@ class Network(nn.Module):
     """Encoded rows → logits of every task."""
 
     def __init__(
-        self, config: ModelConfig, schema: FeatureSchema, tasks: int, structure: TaskStructure | None = None
+        self,
+        config: ModelConfig,
+        schema: FeatureSchema,
+        tasks: int,
+        structure: TaskStructure | None = None,
+        own_rows: Callable[[int], slice] | None = None,
     ) -> None:
         """Build the network that `config` describes for the columns of `schema` and `tasks` tasks.
 
-        `structure` relates the tasks; without it they are unrelated.
+        `structure` relates the tasks; without it they are unrelated. `own_rows` gives the rows that are kept of an
+        embedding table of so many; without it all are.
 
         Raises:
             ConfigInvalid: habit towers without a user or context feature to read.
@@ -31,7 +38,7 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.structure = None if structure == unrelated(tasks) else structure
-        self.inputs = InputLayer(schema, config.embedding_std)
+        self.inputs = InputLayer(schema, config.embedding_std, own_rows)
         self.backbone_inputs = self.inputs.parts[0].width if config.habit_towers else self.inputs.width
         if not self.backbone_inputs:
             raise ConfigInvalid("habit_towers", found="no user or context feature", expected="at least one")
