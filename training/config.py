@@ -28,8 +28,7 @@ class TrainingConfig(BaseModel):
         rows_share: share of the training rows that is used: a draw of the seed's, the same for every model. Encodings,
             base rates and validation stay those of all rows.
         batch_size: rows per step, over all processes.
-        sharded_tables: under torchrun each process holds its share of the embedding rows (TorchRec). Whole tables
-            exist only when training starts and on the first process while a file is written.
+        sharded_tables: under torchrun each process holds its share of the embedding rows only (TorchRec).
         precision: of the matrix products of a step; weights, logits, losses and validation are float32 in both.
         epochs: passes over the training rows at most.
         evaluations_per_epoch: validations per epoch, evenly spaced.
