@@ -9,6 +9,7 @@ from loadtest.scenarios import (
     config_swaps,
     freeze,
     kill_replica,
+    overload,
     rolling_restart,
     slow_clients,
     soak,
@@ -28,6 +29,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     kill_replica.SCENARIO,
     rolling_restart.SCENARIO,
     slow_clients.SCENARIO,
+    overload.SCENARIO,
     soak.SCENARIO,
 )
 
