@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -11,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from loadtest.drive import Outcome, Plan, drive
-from loadtest.errors import ServerFailed
+from loadtest.errors import LoadtestError, ServerFailed
 from loadtest.run import Load, plan_of
 from loadtest.scenarios.scenario import Settings
 from loadtest.traffic import build_requests, parse_target
@@ -51,7 +52,8 @@ class SteadyLoad:
         """Send no more and keep the outcome; or, when the block failed, just end."""
         try:
             if kind is None:
-                self._ours.send("stop")
+                with contextlib.suppress(ConnectionError):
+                    self._ours.send("stop")
                 self.outcome = self._receive()
         finally:
             self._process.kill()
@@ -63,19 +65,30 @@ class SteadyLoad:
         return moment - self.outcome.start_ns / 1e9
 
     def _receive(self) -> Any:
+        """Return the sender's next message.
+
+        Raises:
+            ServerFailed: it cannot send, or is gone.
+        """
         give_up = time.monotonic() + _START_S
-        while not self._ours.poll(0.1):
-            if not self._process.is_alive() or time.monotonic() > give_up:
-                raise ServerFailed("load", found="a sender that ended", expected="what became of its requests")
-        try:
-            return self._ours.recv()
-        except EOFError as exc:
-            raise ServerFailed("load", found="a sender that ended", expected="what became of its requests") from exc
+        received: object = "it ended"
+        with contextlib.suppress(EOFError, ConnectionError):
+            while not self._ours.poll(0.1):
+                if not self._process.is_alive() or time.monotonic() > give_up:
+                    break
+            else:
+                received = self._ours.recv()
+        if isinstance(received, str):
+            raise ServerFailed("steady load", found=received, expected="requests on their way")
+        return received
 
 
 def _send(plan: Plan, pipe: Connection) -> None:
-    """Drive a plan until told to stop; the entry point of the process."""
+    """Drive a plan until told to stop; the entry point of the process. Sends True, then the outcome; or a complaint."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the scenario's to act on
     parent = os.getppid()
-    pipe.send("started")
-    pipe.send(drive(plan, stop=lambda: pipe.poll() or os.getppid() != parent))
+    pipe.send(True)
+    try:
+        pipe.send(drive(plan, stop=lambda: pipe.poll() or os.getppid() != parent))
+    except LoadtestError as exc:
+        pipe.send(str(exc))

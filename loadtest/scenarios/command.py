@@ -19,7 +19,7 @@ from loadtest.files import write_file
 from loadtest.processes import ROOT
 from loadtest.report import json_bytes
 from loadtest.scenarios.catalogue import SCENARIOS, chosen, why_not
-from loadtest.scenarios.scenario import Scenario, ScenarioResult, Settings
+from loadtest.scenarios.scenario import Check, Scenario, ScenarioResult, Settings
 from loadtest.scenarios.show import list_table, plot_result, result_table, scenario_document, verdict_table
 from loadtest.traffic import read_bodies
 
@@ -87,9 +87,8 @@ def _run_one(
         )
         try:
             result = scenario.run(settings)
-        except ServerFailed:
-            _show_logs(settings.folder, say)
-            raise
+        except ServerFailed as exc:
+            result = ScenarioResult((Check("what was started answers", "yes", str(exc), passed=False),))
         if not result.passed:
             _show_logs(settings.folder, say)
         return result
@@ -97,6 +96,9 @@ def _run_one(
 
 def _material(args: argparse.Namespace, say: Callable[[str | Table], None]) -> tuple[Path, tuple[bytes, ...]]:
     """Return models and requests: the ones given, else those of the demo, which are made once."""
+    for option, path in (("--models", args.models), ("--fusion", args.fusion)):
+        if path is not None and not path.exists():
+            raise PlanInvalid(f"{option} {path}", found="nothing there", expected="what a ranker can serve")
     if args.request is not None:
         return args.models or Path("models"), tuple(read_bodies(args.request))
     if args.models is not None:

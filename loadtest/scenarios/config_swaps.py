@@ -21,7 +21,7 @@ from loadtest.scenarios.swapping import SWAPPERS
 
 WORKERS = 2
 CURRENT_WITHIN_S = 1.0
-_FULL, _QUICK = 1000, 18
+_FULL, _QUICK = 1000, 12
 _BROKEN_EACH = 10
 _GIVE_UP_S = 10.0
 

@@ -87,8 +87,9 @@ def plot_timeline(title: str, timeline: Timeline) -> bytes:
         latency_ms = np.maximum(timeline.latency_ms[chosen], 0.1)
         size, marker = (6, ".") if ok else (30, "x")
         axes.scatter(timeline.at_s[chosen], latency_ms, s=size, marker=marker, color=colour, label=name)
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    if len(timeline.at_s):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     named: set[str] = set()
     colours = dict(zip(dict.fromkeys(name for _, name in timeline.events), _EVENT_COLOURS * 20, strict=False))
     for at_s, name in timeline.events[:_MOST_EVENTS]:
