@@ -9,6 +9,7 @@ Legend: M items, S slots (a power of two, at least 4·M), N ids looked up, W wor
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,16 +29,22 @@ _HALF = np.uint64(32)
 
 def words_of(ids: Sequence[str], words: int) -> tuple[Words, NDArray[np.bool_] | None]:
     """Return ids as words [N, words], and which of them do not fit in so many; None where all do."""
-    width = words * WORD_BYTES
+    padding = _padding(words)
     try:
-        padded = np.array(ids, dtype=f"S{width + WORD_BYTES}")
+        padded = np.array(ids, dtype=padding)
     except UnicodeEncodeError:
-        padded = np.array([text.encode("utf-8", "surrogatepass") for text in ids], dtype=f"S{width + WORD_BYTES}")
+        padded = np.array([text.encode("utf-8", "surrogatepass") for text in ids], dtype=padding)
     words_NW = padded.view(np.uint64).reshape(len(ids), words + 1)
     beyond_N = words_NW[:, words] != 0  # an id that was cut goes on into the word behind the last
     if "\0" in "".join(ids):  # which padding cannot tell from its own
         beyond_N |= np.fromiter(("\0" in text for text in ids), np.bool_, len(ids))
     return words_NW[:, :words], beyond_N if beyond_N.any() else None
+
+
+@cache
+def _padding(words: int) -> np.dtype[np.bytes_]:
+    """Return the type of an id in so many words, and one more."""
+    return np.dtype(f"S{(words + 1) * WORD_BYTES}")
 
 
 def words_needed(ids: Sequence[str]) -> int:
@@ -90,7 +97,7 @@ def find_rows(index: Rows, words_MW: Words, ids: Sequence[str]) -> Rows:
     found_N = index[slot_N]
     missed_N = found_N != NO_ROW
     missed_N &= ~_equal(words_MW, found_N, wanted_NW)  # row −1 is read as the last one, and stays missed
-    looking = np.flatnonzero(missed_N)
+    looking = missed_N.nonzero()[0]
     while len(looking):
         slot_N[looking] = slot = (slot_N[looking] + 1) & (len(index) - 1)
         found_N[looking] = row = index[slot]

@@ -123,7 +123,8 @@ def _weighted(policy: Policy, reader: SignalReader, used: list[str], needs_p_up:
     if policy.formula in ("power_product", "rank_product"):
         link, link_name = np.exp, "exp"
     elif has_negative and not isinstance(policy, RankProduct) and policy.formula != "power_product":
-        link = partial(formulas.squeeze_negative, weights_K=weights_K, ceiling=policy.negative_ceiling)
+        negative, weight = float(-weights_K[weights_K < 0].sum()), float(np.abs(weights_K).sum())
+        link = partial(formulas.squeeze_negative, negative=negative, weight=weight, ceiling=policy.negative_ceiling)
         link_name = "squeeze"
 
     def terms(probabilities: Probabilities, candidates: Candidates) -> Floats:

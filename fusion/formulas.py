@@ -23,23 +23,28 @@ def weighted_terms(signals_KN: Floats, weights_K: Floats) -> Floats:
 
 def add_terms(terms_KN: Floats) -> Floats:
     """Return the terms' sum, float64 [N], added from the first term to the last."""
-    total_N: Floats = terms_KN[0].copy()
-    for terms_N in terms_KN[1:]:
+    first_N, *others = terms_KN
+    total_N: Floats = first_N.copy()
+    for terms_N in others:
         total_N += terms_N
     return total_N
 
 
-def squeeze_negative(total_N: Floats, weights_K: Floats, ceiling: float) -> Floats:
+def squeeze_negative(total_N: Floats, negative: float, weight: float, ceiling: float) -> Floats:
     """Return scores ≥ 0 in the order of the totals: every negative total lies below every other one.
 
     c ≥ 0 → c + ceiling; c < 0 → (c + n)/t·ceiling with n = Σ|w| over negative weights, t = Σ|w|, for signals in
     [0, 1], so that a later multiplier below 1 lowers every score. The form is that of the offset in X's
     published heavy ranker (2023).
+
+    Args:
+        total_N: sums of terms.
+        negative: n.
+        weight: t.
+        ceiling: below it lie all that were negative.
     """
-    negative = float(-weights_K[weights_K < 0].sum())
-    total = float(np.abs(weights_K).sum())
     squeezed_N = np.maximum(total_N + negative, 0.0)
-    squeezed_N *= ceiling / total
+    squeezed_N *= ceiling / weight
     return np.where(total_N < 0, squeezed_N, total_N + ceiling)
 
 
@@ -83,4 +88,4 @@ def rank_product_terms(ranks_KN: NDArray[np.intp], weights_K: Floats, beta: floa
 
 def order_by_score(score_N: Floats) -> NDArray[np.intp]:
     """Return candidate indices by score descending; equal scores keep their input order."""
-    return np.argsort(-score_N, kind="stable")
+    return (-score_N).argsort(kind="stable")

@@ -76,6 +76,8 @@ def apply_rules(slate: Slate, gate: Gate | None, p_up_N: NDArray[Any] | None, ru
     slate.top = len(slate.order_M)
     if gate is not None and p_up_N is not None:
         _gate(slate, gate, p_up_N)
+    if not rules:
+        return
     for stage, group in groupby(enumerate(rules), key=lambda pair: _batch(pair[1])):
         members = list(group)
         if stage == "caps":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -76,23 +77,26 @@ class SignalReader:
 
     def read(self, probabilities: Probabilities, extra_rows: int = 0) -> Floats:
         """Return the signals, float64 [K + extra_rows, N]; the extra rows are not filled."""
-        count = probabilities.p_NT.shape[0]
-        signals_KN = np.empty((len(self.columns) + extra_rows, count))
-        for row, (column, joint, calibration) in enumerate(
-            zip(self.columns, self.joint, self.calibrations, strict=True)
-        ):
-            p_joint_NT = probabilities.p_joint_NT
+        p_NT, p_joint_NT = probabilities.p_NT, probabilities.p_joint_NT
+        signals_KN = np.empty((len(self.columns) + extra_rows, len(p_NT)))
+        for row, column, joint, calibration in self._rows:
             if not joint:
-                signals_KN[row] = probabilities.p_NT[:, column]
-                if not calibration.is_identity:
+                signals_KN[row] = p_NT[:, column]
+                if calibration is not None:
                     signals_KN[row] = calibrate(signals_KN[row], calibration)
                 continue
             assert p_joint_NT is not None
             signals_KN[row] = p_joint_NT[:, column]
-            if not calibration.is_identity:
-                p_N = probabilities.p_NT[:, column].astype(np.float64)
+            if calibration is not None:
+                p_N = p_NT[:, column].astype(np.float64)
                 signals_KN[row] = calibrate_joint(signals_KN[row], p_N, calibration)
         return signals_KN
+
+    @cached_property
+    def _rows(self) -> list[tuple[int, int, bool, Calibration | None]]:
+        """Row, column, whether joint, and the calibration, None where it changes nothing."""
+        asked = enumerate(zip(self.columns, self.joint, self.calibrations, strict=True))
+        return [(row, column, joint, None if c.is_identity else c) for row, (column, joint, c) in asked]
 
 
 def check_shapes(probabilities: Probabilities, tasks: int, *, joint: bool, p_up: bool) -> int:

@@ -68,6 +68,8 @@ class ItemEncoder:
         if self._table is None:
             return self._of_request(columns, rows)
         at_N = self._table.find(ids)
+        if not columns and self._complete and rows and at_N.min() != NO_ROW:
+            return ItemInput(rows, None, self._table.rows_MB.take(at_N, axis=0), {}, {"table": rows})
         known_N = at_N != NO_ROW
         given_NF = given_features(columns, self._names, rows) if columns else None
         if not known_N.any() or (given_NF is not None and given_NF.all()):
@@ -88,8 +90,6 @@ class ItemEncoder:
         """Return candidates of whom the table knows some."""
         rows, known = len(at_N), int(known_N.sum())
         at_N = at_N if known == rows else np.where(known_N, at_N, 0)
-        if known == rows and given_NF is None and self._complete:
-            return ItemInput(rows, None, np.take(table.rows_MB, at_N, axis=0), {}, _counted(table=rows))
         has_NF = table.given_MF[at_N]
         if known < rows:
             has_NF &= known_N[:, None]

@@ -67,8 +67,8 @@ class Job:
         self._timer: asyncio.TimerHandle | None = None
         self._answered = threading.Lock()
         self.seconds: float | None = None
-        plain = order.compression == "identity"
-        self.kind = (order.taken.label, order.given.label, size_class(len(body))) if plain else None
+        telling = order.compression == "identity" and len(worker.serving.snapshots) == 1  # else the size tells little
+        self.kind = (order.taken.label, order.given.label, size_class(len(body))) if telling else None
 
     async def answer(self) -> bytes:
         """Return the answer: the ranking, or the fallback order where the model overruns the deadline.
