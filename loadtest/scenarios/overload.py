@@ -37,7 +37,7 @@ REFUSED_MS, RECOVERED_S = 10.0, 5.0
 GOODPUT = {2.0: 0.85, 10.0: 0.75}
 """At so many times the capacity, so much of the peak must be answered."""
 _CLOSED_CONNECTIONS, _CONNECTIONS = 8, 512
-_WARMUP_S, _PAUSE_S, _TIMEOUT_S = 1.5, 1.0, 5.0
+_PAUSE_S, _TIMEOUT_S = 0.5, 5.0
 _REFUSED = (503, 504)
 
 
@@ -81,14 +81,14 @@ def run(settings: Settings) -> ScenarioResult:
             capacity_per_s = _capacity(target, requests, settings)
             settings.say(f"capacity {capacity_per_s:.0f} requests/s of {_candidates(settings.bodies)} candidates")
             levels = []
-            duration_s = float(settings.amount(10, 1))
+            warmup_s, duration_s = (settings.amount(full, 5) / 10 for full in (15, 100))
             for share in SHARES:
-                times_ns = _times([(share * capacity_per_s, _WARMUP_S + duration_s)], settings.seed)
+                times_ns = _times([(share * capacity_per_s, warmup_s + duration_s)], settings.seed)
                 outcomes.append(_drive(target, requests, times_ns, settings.seed))
-                levels.append(level_of(outcomes[-1], share, _WARMUP_S, duration_s))
+                levels.append(level_of(outcomes[-1], share, warmup_s, duration_s))
                 settings.say(_line(levels[-1], capacity_per_s))
                 time.sleep(_PAUSE_S)
-            before_s, burst_s, after_s = (float(settings.amount(full, 2)) for full in (6, 5, 12))
+            before_s, burst_s, after_s = (float(settings.amount(full, 1)) for full in (6, 5, 12))
             parts = [(LIGHT, before_s), (BURST, burst_s), (LIGHT, after_s)]
             times_ns = _times([(share * capacity_per_s, length_s) for share, length_s in parts], settings.seed)
             outcomes.append(_drive(target, requests, times_ns, settings.seed))
