@@ -7,6 +7,7 @@ from loadtest.scenarios import (
     bad_bundles,
     clock_jump,
     config_swaps,
+    costs,
     freeze,
     kill_replica,
     overload,
@@ -30,6 +31,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     rolling_restart.SCENARIO,
     slow_clients.SCENARIO,
     overload.SCENARIO,
+    costs.SCENARIO,
     soak.SCENARIO,
 )
 

@@ -6,11 +6,9 @@ a closed loop of the same run. A burst of ten times as much in a light load then
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +18,7 @@ from loadtest.arrivals import send_times_ns
 from loadtest.drive import Outcome, Plan, drive
 from loadtest.peers.closed_loop import drive_closed
 from loadtest.scenarios.bodies import widened
+from loadtest.scenarios.cores import a_core_each
 from loadtest.scenarios.levels import Level, level_of
 from loadtest.scenarios.overload_plot import plot_overload
 from loadtest.scenarios.recovery import Recovery, recovery_of
@@ -72,10 +71,10 @@ def run(settings: Settings) -> ScenarioResult:
     """Find the capacity, ask for shares of it, then for a burst."""
     settings = replace(settings, bodies=enough_candidates(settings))
     outcomes = []
-    with _cores() as (pinned, ours, theirs):
-        os.sched_setaffinity(0, theirs)
+    with a_core_each() as cores:
+        cores.take_for_ranker()
         with Ranker(settings, environment={"DLEN_DEADLINE_MS": str(DEADLINE_MS)}) as ranker:
-            os.sched_setaffinity(0, ours)
+            cores.take_for_load()
             target = parse_target(ranker.url)
             requests = build_requests(target, settings.bodies)
             capacity_per_s = _capacity(target, requests, settings)
@@ -99,7 +98,7 @@ def run(settings: Settings) -> ScenarioResult:
                 refused=sum(int(np.isin(outcome.status, _REFUSED).sum()) for outcome in outcomes),
                 counted=sum(ranker.metric("dlen_rank_shed_total", reason=reason) for reason in ("limit", "deadline")),
                 degraded=ranker.metric("dlen_rank_degraded_total"),
-                pinned=pinned,
+                pinned=cores.one_each,
             )
     last = outcomes[-1]
     return ScenarioResult(
@@ -197,17 +196,6 @@ def _times(parts: Sequence[tuple[float, float]], seed: int) -> NDArray[np.int64]
 def _drive(target: Target, requests: Sequence[bytes], times_ns: NDArray[np.int64], seed: int) -> Outcome:
     picks = np.random.default_rng(seed).integers(0, len(requests), len(times_ns), dtype=np.int32)
     return drive(Plan(target, requests, times_ns, picks, connections=_CONNECTIONS, timeout_s=_TIMEOUT_S))
-
-
-@contextlib.contextmanager
-def _cores() -> Iterator[tuple[bool, set[int], set[int]]]:
-    """Give whether there are two cores, the load's, and the ranker's; in the end this process has all it had."""
-    allowed = os.sched_getaffinity(0)
-    first, *others = sorted(allowed)
-    try:
-        yield bool(others), set(others[:1]) or allowed, {first} if others else allowed
-    finally:
-        os.sched_setaffinity(0, allowed)
 
 
 def _line(level: Level, capacity_per_s: float) -> str:

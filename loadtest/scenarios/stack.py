@@ -88,8 +88,9 @@ class Ranker:
         """
         self._process = processes.start(self._words, self.log, self._environment)
         processes.wait_ready(self._process, f"{self.url}/readyz", self.log)
-        for client in clients_by_worker(self.url, self._workers).values():
-            client.close()
+        if self._workers > 1:  # the one that answered may be the first
+            for client in clients_by_worker(self.url, self._workers).values():
+                client.close()
 
     def terminate(self) -> None:
         """Tell it to drain and stop."""
