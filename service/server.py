@@ -31,6 +31,8 @@ from service.worker import Worker
 
 _LOG = logging.getLogger("service.server")
 BACKLOG = 2048
+GC_THRESHOLDS = (50_000, 20, 100)
+"""Requests leave next to no cycles; by Python's own thresholds two to four per cent of a request's time looks for some."""
 TICK_SECONDS = 0.1
 """How long uvicorn's main loop sleeps between two ticks."""
 
@@ -120,6 +122,7 @@ def run_worker(
         worker.load()
         app = build_app(worker)
         gc.collect()
+        gc.set_threshold(*GC_THRESHOLDS)
         gc.freeze()  # what is loaded now lives as long as the process: no collection walks it again
         door = Door(worker.admission, RANK_PATH, metrics.requests.labels(RANK_PATH, "POST", "503"))
         config = uvicorn.Config(
