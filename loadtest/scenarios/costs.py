@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from loadtest.scenarios.cores import a_core_each
 from loadtest.scenarios.overload import enough_candidates
 from loadtest.scenarios.scenario import Check, Scenario, ScenarioResult, Settings, at_most
 from loadtest.scenarios.soak import changed_configs, users_of
-from loadtest.scenarios.stack import Ranker
+from loadtest.scenarios.stack import Ranker, command_path, nginx_in_front
 from loadtest.traffic import build_requests, parse_target
 
 KEY = "a-key-for-the-measurement-only"
@@ -53,6 +54,7 @@ def run(settings: Settings) -> ScenarioResult:
     write_file(keys, KEY.encode() + b"\n")
     bodies = users_of(enough_candidates(settings), USERS)
     cpu_ms: dict[str, list[float]] = {}
+    proxied: list[float] = []
     with contextlib.ExitStack() as stack:
         cores = stack.enter_context(a_core_each())
         cores.take_for_load()
@@ -63,16 +65,22 @@ def run(settings: Settings) -> ScenarioResult:
             file = "".join(one if one.isalnum() else "-" for one in name)
             ranker = Ranker(settings, file, fusion=fusion, environment=environment)
             rankers[name] = stack.enter_context(ranker)
+        nginx = _nginx(settings, rankers[PLAIN].port, stack) if command_path("nginx") else None
         cores.take_for_load()
         for number in range(rounds):
             names = list(rankers)
             turn = number % len(names)
             for name in names[turn:] + names[:turn]:
-                spent_ms = _cpu_ms(rankers[name], bodies, duration_s)
+                ranker = rankers[name]
+                spent_ms = _cpu_ms(ranker.url, [ranker.process.pid], bodies, duration_s)
                 cpu_ms.setdefault(name, []).append(spent_ms)
+            if nginx is not None:
+                proxied.append(_cpu_ms(*nginx, bodies, duration_s))
             settings.say(f"round {number + 1} of {rounds}: {cpu_ms[PLAIN][-1]:.3f} ms a request, plain")
     found = added(cpu_ms)
-    shown = {name: vars(one) for name, one in found.items()}
+    shown: dict[str, object] = {name: vars(one) for name, one in found.items()}
+    shown |= {"nginx itself": {"cpu_ms": round(float(np.median(proxied)), 3)}} if proxied else {}
+    shown |= {"body": {"bytes": round(float(np.mean([len(body) for body in bodies])))}}
     return ScenarioResult(checks(found), {"rounds": rounds, "a_core_each": cores.one_each, **shown})
 
 
@@ -106,9 +114,10 @@ def checks(found: Mapping[str, Added]) -> tuple[Check, ...]:
     return (at_most("keys and logs add, median", found[KEYS_LOGS].percent, MOST_PERCENT, "%"),)
 
 
-def _cpu_ms(ranker: Ranker, bodies: Sequence[bytes], duration_s: float) -> float:
-    target = parse_target(ranker.url, [f"Authorization: Bearer {KEY}"])
-    clock = (~ranker.process.pid << 3) | 2  # Linux's CPU clock of another process
+def _cpu_ms(url: str, pids: Sequence[int], bodies: Sequence[bytes], duration_s: float) -> float:
+    """Return the CPU time of processes per request that is asked of an address."""
+    target = parse_target(url, [f"Authorization: Bearer {KEY}"])
+    clocks = [(~pid << 3) | 2 for pid in pids]  # Linux's CPU clocks of other processes
     answered = drive_closed(
         target.host,
         target.port,
@@ -116,11 +125,21 @@ def _cpu_ms(ranker: Ranker, bodies: Sequence[bytes], duration_s: float) -> float
         connections=2,
         warmup_s=duration_s / 5,
         duration_s=duration_s,
-        cpu_s=lambda: time.clock_gettime(clock),
+        cpu_s=lambda: sum(map(time.clock_gettime, clocks)),
     )
     if answered.failed:
-        raise ServerFailed(ranker.url, found=f"{answered.failed} failed requests", expected="answers 2xx")
+        raise ServerFailed(url, found=f"{answered.failed} failed requests", expected="answers 2xx")
     return 1e3 * answered.cpu_s / answered.requests
+
+
+def _nginx(settings: Settings, port: int, stack: contextlib.ExitStack) -> tuple[str, list[int]]:
+    """Start nginx in front of a ranker; return its address and processes."""
+    folder = settings.folder / "nginx"
+    folder.mkdir()
+    url = stack.enter_context(nginx_in_front(folder, (port, port)))
+    master = int((folder / "nginx.pid").read_text())
+    workers = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+    return url, [master, *map(int, workers)]
 
 
 class _Taking(BaseHTTPRequestHandler):
