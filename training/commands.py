@@ -32,6 +32,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     train.add_argument("--loss", choices=("marginal", "joint", "mixed"), help="default: the config's, else joint")
     train.add_argument("--seed", type=int, metavar="S", help="default: the config's, else 1")
     train.add_argument(
+        "--start-from", metavar="RUN", help="a finished run whose weights this one starts from, where they fit"
+    )
+    train.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key; may be repeated"
     )
     train.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
@@ -107,6 +110,8 @@ def _train(args: argparse.Namespace) -> int:
         overrides["training.loss"] = args.loss
     if args.seed is not None:
         overrides["training.seed"] = args.seed
+    if args.start_from is not None:
+        overrides["training.start_from"] = args.start_from
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     config = read_config(args.config, args.model, overrides)

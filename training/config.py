@@ -35,6 +35,7 @@ class TrainingConfig(BaseModel):
         patience: validations without a better loss before training stops.
         average: decay of the exponential moving average of the weights that is validated and kept; 0: none.
         seed: of initial weights, the order of rows and dropout.
+        start_from: folder of a finished run whose weights the network starts from, where they fit.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,6 +57,7 @@ class TrainingConfig(BaseModel):
     patience: int = Field(default=3, ge=1)
     average: float = Field(default=0.99, ge=0, lt=1)
     seed: int = Field(default=1, ge=0)
+    start_from: Path | None = Field(default=None, exclude_if=lambda start: start is None)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

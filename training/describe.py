@@ -10,6 +10,7 @@ from training.dwell import dwell_scale
 from training.errors import ConfigInvalid, TaskDegenerate
 from training.models.structure import task_structure
 from training.run import RunDescription, TrainedTask
+from training.start import start_digest
 
 _ROWS_AT_ONCE = 1_000_000
 
@@ -21,6 +22,7 @@ def describe_run(config: RunConfig, data: Prepared) -> RunDescription:
         TaskDegenerate: no task is left, or one has a single class in the training rows.
         ConfigInvalid: a task weight or `within` names a task that is not learned, the labels are not nested so, or
             dwell is asked for without a joint likelihood or without such data.
+        RunInvalid: `start_from` is no finished run, or none of its features compares.
     """
     tasks = tuple(
         TrainedTask(name=task.name, kind=task.kind, base_rate=task.base_rate)
@@ -38,7 +40,8 @@ def describe_run(config: RunConfig, data: Prepared) -> RunDescription:
         found = f"the {config.training.loss} loss, joint_share {_joint_share(config):g}"
         raise ConfigInvalid("model.dwell", found=found, expected="the joint or the mixed loss")
     dwell = dwell_scale(data) if config.model.dwell else None
-    return RunDescription(config=config, tasks=tasks, dwell=dwell, data_fingerprint=data.info.fingerprint)
+    start = start_digest(config.training.start_from, data.schema) if config.training.start_from else None
+    return RunDescription(config=config, tasks=tasks, dwell=dwell, data_fingerprint=data.info.fingerprint, start=start)
 
 
 def _joint_share(config: RunConfig) -> float:

@@ -86,12 +86,16 @@ class Experiment(_Model):
         return self
 
     def run_config(self, name: str, **training: Any) -> RunConfig:
-        """Return the run configuration of a model, with keys of its training section replaced."""
+        """Return the run configuration of a model, with keys of its training section replaced.
+
+        `{seed}` in `start_from` becomes the run's seed.
+        """
         own = self.models[name]
         model = self.common.get("model", {}) | own.get("model", {})
-        return RunConfig.model_validate(
-            {"model": model, "training": self.common.get("training", {}) | own.get("training", {}) | training}
-        )
+        training = self.common.get("training", {}) | own.get("training", {}) | training
+        if "start_from" in training and "seed" in training:
+            training["start_from"] = str(training["start_from"]).replace("{seed}", str(training["seed"]))
+        return RunConfig.model_validate({"model": model, "training": training})
 
 
 def read_experiment(path: Path) -> Experiment:

@@ -63,7 +63,11 @@ class DwellScale(BaseModel):
 
 
 class RunDescription(BaseModel):
-    """The content of run.json; two runs with equal descriptions give equal weights."""
+    """The content of run.json; two runs with equal descriptions give equal weights.
+
+    Attributes:
+        start: digest of the run that the weights start from.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -72,6 +76,7 @@ class RunDescription(BaseModel):
     tasks: tuple[TrainedTask, ...]
     dwell: DwellScale | None = Field(default=None, exclude_if=lambda dwell: dwell is None)
     data_fingerprint: str
+    start: str | None = Field(default=None, exclude_if=lambda start: start is None)
 
     @property
     def task_names(self) -> tuple[str, ...]:

@@ -42,6 +42,7 @@ from training.run import (
     seed_everything,
 )
 from training.sharded import own_rows, read_own, send_pieces, shard_tables, whole_tables
+from training.start import carry_over
 from training.tensors import write_tensors
 from training.validate import measure
 
@@ -105,6 +106,10 @@ class Trainer:
         is_sharded = self.config.sharded_tables and ranks.count > 1
         own = functools.partial(own_rows, ranks=ranks) if is_sharded else None
         self.network: Network = run.new_network(own).to(ranks.device)
+        is_begun = (run.folder / STATE_FILE).exists()
+        if self.config.start_from and not is_begun:
+            for line in carry_over(self.network, run, self.config.start_from, own).lines(self.config.start_from):
+                say(line)
         self.network.inputs.sparse_gradients = self.config.sparse_tables
         self.kept: Network = copy.deepcopy(self.network) if self.config.average else self.network
         if is_sharded:
@@ -116,7 +121,7 @@ class Trainer:
         self.task_weights_T = torch.tensor(weights, device=ranks.device) if self.config.task_weights else None
         if ranks.rank:  # weights start alike, dropout differs
             seed_everything(self.config.seed, ranks.rank)
-        if (run.folder / STATE_FILE).exists():
+        if is_begun:
             self._restore()
         self._forward = self.network if ranks.count == 1 else data_parallel(self.network)
         self._board: SummaryWriter | None = None
