@@ -38,6 +38,8 @@ VERSIONS = 24
 CONFIG_S, SAMPLE_S = 2.0, 5.0
 USERS = 200
 CHURN_PER_S = 5.0
+MOST_FAILED_PERCENT = 0.1
+"""A machine that others use may stand still for longer than a deadline; a change that loses requests shows as more."""
 _NAMES = {"rss_mb": "resident memory", "pss_mb": "proportional memory"}
 _SETTLE_S = 3.0
 
@@ -112,7 +114,7 @@ def checks(facts: Facts) -> tuple[Check, ...]:
     last = set(facts.samples.held[-1]) if facts.samples.held else set()
     return (
         *(flat_check(series) for series in series_of(facts)),
-        at_most("requests not answered 2xx", int((~good).sum()), 0),
+        at_most("requests not answered 2xx", 100 * float((~good).mean()), MOST_FAILED_PERCENT, "%"),
         at_most("connections that were not taken", facts.refused, 0),
         equal("processes in the end are those of the start", sorted(last), sorted(facts.pids)),
         at_most("versions refused", facts.load_failures, 0),
@@ -127,6 +129,9 @@ def figures(facts: Facts) -> dict[str, object]:
     return {
         "minutes": round(seconds / 60, 1),
         "requests": len(facts.load.status),
+        "statuses": dict(
+            zip(*(part.tolist() for part in np.unique(facts.load.status, return_counts=True)), strict=True)
+        ),
         "requests_per_s": round(len(facts.load.status) / seconds, 1),
         "latency_ms": {f"p{p}": round(float(np.percentile(facts.load.latency_ns, p)) / 1e6, 2) for p in (50, 99)},
         "config_swaps": facts.configs,
