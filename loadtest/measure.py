@@ -92,7 +92,7 @@ def measure(outcome: Outcome, warmup_s: float, duration_s: float) -> Measurement
         offered_rate=len(send_ns) / duration_s,
         achieved_rate=int(ok.sum()) / span_s,
         ok=int(ok.sum()),
-        statuses=_statuses(status),
+        statuses=_by_status(status),
         latency_ms=latency,
         all_latency_ms=summary_ms(histogram_of(latency_us)),
         lag_ms=lag,
@@ -145,7 +145,12 @@ def _why_invalid(lag: dict[str, float], latency: dict[str, float], *, planned: i
     return None
 
 
-def _statuses(status: NDArray[np.int16]) -> dict[str, int]:
+def answers_by_status(outcome: Outcome) -> dict[str, int]:
+    """Return how many requests were answered with each HTTP status or failed in each way, most frequent first."""
+    return _by_status(outcome.status)
+
+
+def _by_status(status: NDArray[np.int16]) -> dict[str, int]:
     values, counts = np.unique(status, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     return {FAILURES.get(int(values[i]), str(int(values[i]))): int(counts[i]) for i in order}

@@ -34,7 +34,7 @@ _FULL = (_HOUR_S, 0, -_DAY_S, 10 * _YEAR_S, -20, 0)
 _QUICK = (_HOUR_S, -_DAY_S)
 _SETTLE_S = 1.3
 """uvicorn's Date header is up to a second old."""
-_NO_SHEDDING = {"DLEN_QUEUE_MS": "10000", "DLEN_MAX_IN_FLIGHT": "1000"}
+_NO_SHEDDING = {"DLEN_QUEUE_MS": "60000", "DLEN_MAX_IN_FLIGHT": "1000"}
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from loadtest.processes import HOST, ROOT
 from loadtest.scenarios.scenario import Settings
 
 NGINX_CONFIG = ROOT / "deploy" / "nginx" / "nginx.conf"
-PATIENT = {"DLEN_QUEUE_MS": "10000", "DLEN_MAX_IN_FLIGHT": "1000", "DLEN_DEADLINE_MS": "30000"}
+PATIENT = {"DLEN_QUEUE_MS": "60000", "DLEN_MAX_IN_FLIGHT": "1000", "DLEN_DEADLINE_MS": "30000"}
 """Settings of a ranker that neither sheds nor gives up: for faults other than overload."""
 _METRIC_PATIENCE_S = 10.0
 
