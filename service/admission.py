@@ -2,7 +2,8 @@
 
 The limit follows what requests are measured to take: with `threads` computing and s seconds each, the request
 that is let in last waits about (limit − threads)·s / threads, and the limit is set so that this is `queue_ms` at
-most (Little's law). It so shrinks when requests grow or the machine slows, and is back as soon as they do.
+most (Little's law). It so shrinks when requests grow or the machine slows, and is back as soon as they do. A request
+whose deadline is too near to wait that long meets a lower limit: it is told at once, not dropped later unscored.
 
 Lives on the event loop's thread, so it needs no lock. Knows nothing of what a request asks for.
 """
@@ -21,6 +22,8 @@ DEADLINE_HEADER = "x-request-deadline-ms"
 LONGEST_DEADLINE_MS = 600_000
 SMOOTHING = 0.05
 """Weight of the newest request in the mean time that requests take."""
+WAIT_SHARE = 0.6
+"""How much of a deadline a request may be expected to wait for a thread; the rest is to compute and answer in."""
 ANSWER_SECONDS = 0.005
 """What is kept of a deadline to answer in, when the model overruns it."""
 
@@ -86,23 +89,38 @@ class Admission:
         """Whether a permit is free."""
         return self.in_flight < self.limit
 
+    def limit_for(self, budget_ms: int) -> int:
+        """Return how many requests may be held for another one with this deadline to come in."""
+        threads = self._settings.threads
+        in_time = threads * WAIT_SHARE * budget_ms / 1000 / max(self._mean_seconds, 1e-6)
+        return min(self.limit, max(threads, int(in_time)))
+
+    def room_by(self, text: str | None) -> bool:
+        """Return whether a permit is free for a request whose deadline header says this; what it says is not judged."""
+        if not self.has_room:
+            return False
+        if self.in_flight < self._settings.threads:
+            return True
+        asked = text is not None and text.isascii() and text.isdecimal() and len(text) < 10
+        return self.in_flight < self.limit_for(int(text or 0) if asked else self._settings.deadline_ms)
+
     def refusal(self) -> Overloaded:
         """Count a request that finds no permit; return what it is answered."""
         self._shed.inc()
         return Overloaded(
             "requests in flight",
             found=self.in_flight,
-            expected=f"fewer than {self.limit}",
+            expected=f"fewer than {min(self.limit, self.in_flight)}",
             retry_after_seconds=self._settings.retry_after_seconds,
         )
 
-    def take(self) -> None:
-        """Take a permit; whoever does must `give_back` it.
+    def take(self, budget_ms: int | None = None) -> None:
+        """Take a permit, for a request with this deadline; whoever does must `give_back` it.
 
         Raises:
             Overloaded: none is free.
         """
-        if not self.has_room:
+        if self.in_flight >= (self.limit if budget_ms is None else self.limit_for(budget_ms)):
             raise self.refusal()
         self.in_flight += 1
         self._metrics.in_flight.set(self.in_flight)

@@ -92,7 +92,7 @@ class Job:
             Overloaded: there is no permit.
         """
         worker = self._worker
-        worker.admission.take()
+        worker.admission.take(self._order.deadline.budget_ms)
         self._tell = tell
         if not worker.compute.submit(self):
             loop, deadline = asyncio.get_running_loop(), self._order.deadline

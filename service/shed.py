@@ -13,7 +13,7 @@ import orjson
 from prometheus_client import Counter
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from service.admission import Admission
+from service.admission import DEADLINE_HEADER, Admission
 from service.errors import PROBLEM_MEDIA_TYPE, problem
 
 
@@ -31,10 +31,10 @@ class Door:
         """Return whether a request's target is the guarded path."""
         return url.startswith(self._path) and url[len(self._path) : len(self._path) + 1] in (b"", b"?")
 
-    @property
-    def is_open(self) -> bool:
-        """Whether a permit is free."""
-        return self._admission.has_room
+    def lets_in(self, headers: list[tuple[bytes, bytes]]) -> bool:
+        """Return whether a permit is free that a request with this head can wait for."""
+        told = next((value for name, value in headers if name == _DEADLINE), None)
+        return self._admission.room_by(None if told is None else told.decode("latin-1"))
 
     def refuse(self, keep_alive: bool) -> bytes:
         """Count a refusal and return its answer."""
@@ -42,6 +42,8 @@ class Door:
         self._refused.inc()
         key = (self._admission.in_flight, self._admission.limit)
         if key not in self._answers:
+            if len(self._answers) >= _MOST_ANSWERS:
+                self._answers.clear()
             self._answers[key] = _answer(problem(refusal), refusal.status, refusal.headers)
         answer = self._answers[key]
         return answer if keep_alive else answer.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1)
@@ -62,6 +64,8 @@ class _Refused:
 
 
 _REFUSED: Any = _Refused()
+_DEADLINE = DEADLINE_HEADER.encode()
+_MOST_ANSWERS = 1000
 
 
 def guarded(door: Door, protocol: type[HttpToolsProtocol] = HttpToolsProtocol) -> type[HttpToolsProtocol]:
@@ -79,7 +83,7 @@ def guarded(door: Door, protocol: type[HttpToolsProtocol] = HttpToolsProtocol) -
                 not door.guards(self.url)
                 or (cycle is not None and not cycle.response_complete)  # pipelined: answers must keep their order
                 or self.parser.get_method() != b"POST"
-                or door.is_open
+                or door.lets_in(self.headers)
             ):
                 super().on_headers_complete()
                 return

@@ -70,3 +70,26 @@ def test_a_deadline_that_has_passed_says_so():
     with pytest.raises(DeadlineExceeded, match="deadline before predict: got .* ms late, want 5 ms at most"):
         Deadline(time.monotonic() - 0.1, 5).check("predict")
     assert Deadline(time.monotonic() - 0.1, 5).seconds_to_compute == 0
+
+
+def test_who_cannot_wait_so_long_meets_a_lower_limit():
+    found = admission(max_in_flight=64, queue_ms=100, deadline_ms=1000)
+    run(found, 0.01, 1)
+    assert (found.limit, found.limit_for(1000), found.limit_for(100), found.limit_for(50)) == (11, 11, 6, 3)
+    assert found.limit_for(1) == 1  # who finds the thread free may try
+    for _ in range(3):
+        found.take(50)
+    with pytest.raises(Overloaded, match="got 3, want fewer than 3"):
+        found.take(50)
+    assert not found.room_by("50") and found.room_by("100") and found.room_by(None)
+    found.take(100)
+    assert found.in_flight == 4
+
+
+def test_the_settings_deadline_counts_where_a_request_names_none():
+    found = admission(max_in_flight=64, queue_ms=100, deadline_ms=50)
+    run(found, 0.01, 1)
+    for _ in range(3):
+        found.take(50)
+    assert not found.room_by(None) and not found.room_by("") and not found.room_by("x")
+    assert found.room_by("400")

@@ -169,6 +169,25 @@ def test_others_are_let_through(stand, head):
     stand(steps)
 
 
+def test_who_cannot_wait_is_refused_while_others_are_let_in(stand):
+    async def steps(given: Stand) -> None:
+        given.admission.take()
+        given.admission.give_back(0.01)
+        given.admission.limit = 9
+        for _ in range(3):
+            given.admission.take()
+        written = []
+        for header in ("x-request-deadline-ms: 40", "X-Request-Deadline-Ms: 400"):
+            protocol, transport = given.connect()
+            protocol.data_received(request(b"{}", "POST /v1/rank HTTP/1.1", header))
+            await asyncio.sleep(0.01)
+            written.append(transport.written[:12])
+            protocol.connection_lost(None)
+        assert written == [b"HTTP/1.1 503", b"HTTP/1.1 200"] and given.counted == (1, 1)
+
+    stand(steps)
+
+
 def test_a_body_that_stays_away_holds_no_permit(stand):
     async def steps(given: Stand) -> None:
         slow, _ = given.connect()
