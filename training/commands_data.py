@@ -44,7 +44,10 @@ def _register_prepare(commands: argparse._SubParsersAction[argparse.ArgumentPars
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument(
-        "--source", required=True, choices=("kuairand", "aliccp", "table", "simulator"), help="layout of the logs"
+        "--source",
+        required=True,
+        choices=("kuairand", "kuairand-exposures", "aliccp", "table", "simulator"),
+        help="layout of the logs",
     )
     command.add_argument("--input", type=Path, required=True, metavar="PATH", help="file, folder or glob of the logs")
     command.add_argument("--schema", type=Path, metavar="FILE", help="dataset schema (needed for table)")

@@ -157,8 +157,8 @@ def read_log(files: tuple[Path, ...]) -> tuple[pl.DataFrame, int]:
 
 def with_features(log: pl.DataFrame, files: tuple[Path, ...], kept: tuple[str, ...] = ()) -> pl.DataFrame:
     """Return the log's rows with profile, context and history features, the labels, and the outcomes to be kept."""
-    videos = _videos(next(path for path in files if path.name == VIDEO_FILE))
-    users = _users(next(path for path in files if path.name == USER_FILE))
+    videos = read_videos(next(path for path in files if path.name == VIDEO_FILE))
+    users = read_users(next(path for path in files if path.name == USER_FILE))
     rows = log.join(videos, on="video_id", how="left", maintain_order="left")
     past = _past(rows)
     exposures = past.select(*_EXPOSURE_KEYS, "long_view", "like").clear()
@@ -240,21 +240,23 @@ def _past(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _exposures(path: Path, videos: pl.DataFrame, day: int) -> pl.DataFrame:
     """Return the history exposures as rows of a day before the log begins; only two outcomes are known."""
-    try:
-        frame = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as exc:
-        raise SourceUnreadable(str(path), found=str(exc)[:120], expected="a whole Parquet file") from None
-    _check_columns(path, frame, ("user_id", "video_id", "long_view", "is_like"))
-    frame = frame.select(
-        pl.col("user_id", "video_id").cast(pl.Int64),
-        pl.col("long_view", "is_like").cast(pl.Int64),
-        pl.lit(day, dtype=pl.Int32).alias(DAY),
-    ).rename({"is_like": "like"})
+    frame = read_exposures(path).rename({"is_like": "like"}).with_columns(pl.lit(day, dtype=pl.Int32).alias(DAY))
     keys = ("video_id", "author_id", "music_id", "main_tag", "length_band")
     return frame.join(videos.select(keys), on="video_id", how="left")
 
 
-def _videos(path: Path) -> pl.DataFrame:
+def read_exposures(path: Path) -> pl.DataFrame:
+    """Return the history exposures: user_id, video_id, long_view, is_like."""
+    try:
+        frame = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as exc:
+        raise SourceUnreadable(str(path), found=str(exc)[:120], expected="a whole Parquet file") from None
+    wanted = ("user_id", "video_id", "long_view", "is_like")
+    _check_columns(path, frame, wanted)
+    return frame.select(pl.col(wanted).cast(pl.Int64))
+
+
+def read_videos(path: Path) -> pl.DataFrame:
     """Return the video profiles with derived columns, one row per video."""
     frame = _read_csv(path, _VIDEO_COLUMNS, {"tag": pl.String, "music_type": pl.Float64, "video_duration": pl.Float64})
     tags = pl.col("tag").str.split(",").list.eval(pl.element().filter(pl.element() != "").cast(pl.Int64))
@@ -270,7 +272,7 @@ def _videos(path: Path) -> pl.DataFrame:
     )
 
 
-def _users(path: Path) -> pl.DataFrame:
+def read_users(path: Path) -> pl.DataFrame:
     """Return the user profiles, one row per user."""
     frame = _read_csv(path, ("user_id", "user_active_degree", *(f"onehot_feat{i}" for i in range(18))))
     whole = [name for name, dtype in frame.schema.items() if dtype.is_float()]

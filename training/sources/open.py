@@ -7,6 +7,7 @@ from pathlib import Path
 from training.errors import DatasetSchemaInvalid
 from training.sources.aliccp import open_aliccp
 from training.sources.kuairand import open_kuairand
+from training.sources.kuairand_exposures import open_kuairand_exposures
 from training.sources.simulator import open_simulator
 from training.sources.source import Source
 from training.sources.table import open_table
@@ -20,6 +21,8 @@ def open_source(name: str, path: Path, schema_path: Path | None, split_path: Pat
     """
     if name == "kuairand":
         return open_kuairand(path, schema_path, split_path)
+    if name == "kuairand-exposures":
+        return open_kuairand_exposures(path, schema_path, split_path)
     if name == "aliccp":
         return open_aliccp(path, schema_path, split_path)
     if name == "simulator":

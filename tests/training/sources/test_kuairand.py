@@ -23,6 +23,7 @@ from training.sources.kuairand import (
     read_log,
     with_features,
 )
+from training.sources.kuairand_exposures import open_kuairand_exposures
 
 OUTCOME_COLUMNS = (*OUTCOMES, "play_time_ms", "is_profile_enter", "profile_stay_time", "comment_stay_time")
 LABELS = [name for name in OUTCOMES if name != "long_view"]
@@ -215,3 +216,33 @@ def test_real_requests_encode_to_the_prepared_codes(real_prepared):
 @pytest.mark.real_logs
 def test_real_features_do_not_leak(real_logs):
     check_no_leak(real_logs, 20220502, users=8)
+
+
+def with_exposures(official):
+    """Write three exposures, one of a user and one of a video that have no profile, into the folder."""
+    rows = [(0, 3, 1, 0), (99, 3, 0, 1), (1, 77, 1, 1)] * 40
+    frame = pl.DataFrame(rows, schema=["user_id", "video_id", "long_view", "is_like"], orient="row")
+    frame.write_parquet(official / EXPOSURES_FILE)
+    return open_kuairand_exposures(official)
+
+
+def test_exposures_become_rows_with_profiles_to_pre_train_on(official, tmp_path):
+    prepared, _ = prepare(with_exposures(official), tmp_path / "exposures")
+    assert [(task.name, task.label) for task in prepared.tasks] == [("click", "long_view"), ("like", "is_like")]
+    rows = pl.concat([pl.read_parquet(prepared.rows_path(name)) for name in ("validation", "test")])
+    profiles = pl.read_csv(official / VIDEO_FILE)
+    known = rows.filter(pl.col("video_id") == 3)
+    assert known["author_id"].unique().to_list() == profiles.filter(pl.col("video_id") == 3)["author_id"].to_list()
+    assert rows.filter(pl.col("video_id") == 77)["author_id"].null_count() == rows["video_id"].to_list().count(77)
+
+
+def test_every_feature_of_the_exposures_is_one_of_the_log_with_ids_encoded_alike(official):
+    features = open_kuairand(official, DEFAULT_SCHEMA.with_name("kuairand-ids.yaml")).schema.features
+    exposed = with_exposures(official).schema.features
+    assert len(exposed) == 34
+    assert set(map(str, exposed)) <= set(map(str, features))
+
+
+def test_a_download_without_exposures_is_named(official):
+    with pytest.raises(SourceMissing, match=EXPOSURES_FILE):
+        open_kuairand_exposures(official)
