@@ -6,8 +6,8 @@ from pathlib import Path
 
 from training.errors import DatasetSchemaInvalid
 from training.sources.aliccp import open_aliccp
+from training.sources.exposures import open_kuairand_exposures
 from training.sources.kuairand import open_kuairand
-from training.sources.kuairand_exposures import open_kuairand_exposures
 from training.sources.simulator import open_simulator
 from training.sources.source import Source
 from training.sources.table import open_table

@@ -12,6 +12,7 @@ import pytest
 from training.errors import ColumnMissing, SourceEmpty, SourceMissing, SourceUnreadable
 from training.prepare import prepare
 from training.requests import RequestChoice, build_requests
+from training.sources.exposures import open_kuairand_exposures
 from training.sources.kuairand import (
     DEFAULT_SCHEMA,
     EXPOSURES_FILE,
@@ -23,7 +24,6 @@ from training.sources.kuairand import (
     read_log,
     with_features,
 )
-from training.sources.kuairand_exposures import open_kuairand_exposures
 
 OUTCOME_COLUMNS = (*OUTCOMES, "play_time_ms", "is_profile_enter", "profile_stay_time", "comment_stay_time")
 LABELS = [name for name in OUTCOMES if name != "long_view"]
