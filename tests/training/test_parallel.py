@@ -67,7 +67,7 @@ def alone(prepared, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two_ranks(prepared, tmp_path_factory):
-    """Return a folder of runs by two ranks each, with what they printed: `mixed`, and `sharded`, killed and resumed."""
+    """Return a folder of runs by two ranks each: `mixed`, `sharded` (killed and resumed), `warm` from the first."""
     folder = tmp_path_factory.mktemp("two-ranks")
     jobs = [
         {"die_before": at, "log": str(folder / f"{log}.log"), "arguments": arguments(prepared, folder / name, more)}
@@ -75,6 +75,7 @@ def two_ranks(prepared, tmp_path_factory):
             ("mixed", "mixed", MIXED, None),
             ("killed", "sharded", SHARDED, DIES_BEFORE),
             ("resumed", "sharded", SHARDED, None),
+            ("warm", "warm", f"{SHARDED} start_from={folder / 'mixed'}", None),
         )
     ]
     done = process(sys.executable, Path(__file__).with_name("forked_ranks.py"), json.dumps(jobs))
@@ -109,6 +110,12 @@ def test_tables_shared_out_over_ranks_train_as_whole_ones_do_and_resume(two_rank
     assert "best validation loss" not in (two_ranks / "killed.log").read_text()
     assert "resumed at step" in (two_ranks / "resumed.log").read_text()
     assert_same(two_ranks / "sharded", alone)
+
+
+def test_ranks_that_hold_some_rows_start_from_an_earlier_run_as_one_process_does(prepared, two_ranks, tmp_path):
+    assert (two_ranks / "warm.log").read_text().count("start from") == 1
+    assert main(arguments(prepared, tmp_path / "one", f"{SHARDED} start_from={two_ranks / 'mixed'}")) == 0
+    assert_same(two_ranks / "warm", tmp_path / "one")
 
 
 def test_sharded_tables_without_torchrec_name_the_extra(prepared, tmp_path, monkeypatch):
