@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model_export.quantise import ACTIVATION_STEPS, IntegerLayer, Quantised
+from model_export.quantise import ACTIVATION_STEPS, REQUEST_STEPS, IntegerLayer, Quantised
 from training.models.network import Network
 
 
@@ -38,20 +38,28 @@ class _OnX(nn.Module):
     def __init__(self, layers: tuple[IntegerLayer, ...], quantised: Quantised, request_width: int) -> None:
         super().__init__()
         self.layers, self.request_width = layers, request_width
-        self.items = quantised.items
+        self.items, self.request_reach = quantised.items, quantised.request_reach
 
     def accumulated(self, x_BK: Tensor) -> Tensor:
         """Return the item part's product and the request's share, [E, B, H] each, in accumulated units."""
         layer = self.layers[0]
         steps = self.items.steps(x_BK[:, self.request_width :])
         assert layer.request_EKH is not None
-        request = x_BK[:, : self.request_width] @ torch.from_numpy(layer.request_EKH)
+        request = self._request_steps(x_BK[:, : self.request_width]) @ torch.from_numpy(layer.request_EKH).double()
         return torch.stack(
             [
                 steps.double() @ _whole(layer.weight_EKH),
-                request.double() + torch.from_numpy(layer.bias_EH).double()[:, None],
+                request + torch.from_numpy(layer.bias_EH).double()[:, None],
             ]
         )
+
+    def _request_steps(self, x_request: Tensor) -> Tensor:
+        """Return the request part of x in whole steps of two bytes, float64 [B, Kr]."""
+        fine = torch.tensor(self.request_reach / REQUEST_STEPS)
+        coarse = 256 * fine
+        high = (x_request / coarse).round().clamp(-128, 127)
+        low = ((x_request - high * coarse) / fine).round().clamp(-128, 127)
+        return high.double() * coarse.double() + low.double() * fine.double()
 
 
 class _Networks(_OnX):

@@ -55,7 +55,7 @@ class RankLayer1Int8(RankPackedInt8):
         self.rows = dict(zip(self.hidden, pieces, strict=False))
         thresholds = [self._threshold(name, layer) for name, layer in self.layers_on_x().items()]
         gate_shares = [self._gate_share(name) for name in self.gates]
-        share = self._share_of_request(x_request, thresholds + gate_shares)
+        share = self._share_in_bytes(x_request, thresholds + gate_shares)
         hidden = sum(self.hidden.values())
         threshold, *share_of_gates = w.split(share, [hidden, *([logits] if logits else [])])
         above = w.op("QuantizeLinear", threshold, self.one, self.zero)

@@ -26,6 +26,8 @@ from training.models.layers import BatchedMLP
 from training.models.network import Network
 
 ACTIVATION_STEPS = 255
+REQUEST_STEPS = 256 * WEIGHT_STEPS
+"""Steps, to either side, of the request part of x: two bytes, of which the high one is −127…127."""
 QUIET_CHANNEL = 0.05
 """A channel counts as at least this share of its network's loudest, so that one unseen peak does not clip."""
 _ROWS_AT_ONCE = 2048
@@ -41,7 +43,8 @@ class IntegerLayer:
         weight_EKH: int8; of a layer that reads x, its item part only.
         scale_EH: of an accumulated unit.
         bias_EH: in accumulated units, not yet rounded.
-        request_EKH: the request part's weights in accumulated units, float32; None for other layers.
+        request_EKH: the request part's weights in accumulated units, float32, in 127 steps of the largest one of
+            their channel; None for other layers.
     """
 
     weight_EKH: NDArray[np.int8]
@@ -58,6 +61,7 @@ class Quantised:
         network: function-preserving copy whose hidden activations span 0…255; what stays in float32 reads it.
         items: how the item part of x becomes bytes.
         layers: integer layers of each expert and latent network that sees items, and of the gates that read x.
+        request_reach: the largest number of the request part of x that is told from larger ones.
         means: mean input of each layer [E, K] over the calibration rows, of one that reads x in item steps.
     """
 
@@ -65,6 +69,7 @@ class Quantised:
     items: ItemColumns
     layers: dict[nn.Module, tuple[IntegerLayer, ...]]
     means: dict[nn.Module, list[Floats]]
+    request_reach: float
 
 
 def quantise(network: Network, codes: Tensor, values: Tensor) -> Quantised:
@@ -90,7 +95,14 @@ def quantise(network: Network, codes: Tensor, values: Tensor) -> Quantised:
         weight, bias = _arrays([gates.weight, gates.bias])
         wide, mean = weight.transpose(1, 0, 2).reshape(1, weight.shape[1], -1), means[networks_on_items(level)[0][0]][0]
         layers[gates] = (_on_x(wide, bias.reshape(1, -1), mean[:1], items, request_width),)
-    return Quantised(level, items, layers, means)
+    return Quantised(level, items, layers, means, _request_reach(network, values))
+
+
+def _request_reach(network: Network, values: Tensor) -> float:
+    """Return the largest entry of the tables, or twice the largest standardised value of the rows."""
+    of_tables = [float(table.detach().abs().amax()) for table in network.inputs.tables.values() if table.numel()]
+    of_values = values[:, : network.inputs.parts[0].values_end].abs()
+    return max([*of_tables, 2 * float(of_values.amax()) if of_values.numel() else 0.0, 1e-6])
 
 
 def equalise(network: Network, maxima: dict[str, list[Tensor]]) -> Network:
@@ -204,11 +216,12 @@ def integer_layer(weight_EKH: Floats, bias_EH: Floats, mean_EK: Floats) -> Integ
 def _on_x(weight_EKH: Floats, bias_EH: Floats, mean_EK: Floats, items: ItemColumns, request_width: int) -> IntegerLayer:
     folded = weight_EKH[:, request_width + items.source_K] * items.worth_K[:, None]
     weight, scale, correction = _steps(folded, mean_EK)
-    request = weight_EKH[:, :request_width] / scale[:, None]
-    return IntegerLayer(weight, scale, bias_EH / scale + correction, request.astype(np.float32))
+    request, request_scale, _ = _steps(weight_EKH[:, :request_width], None)
+    stepped = request * (request_scale / scale)[:, None]
+    return IntegerLayer(weight, scale, bias_EH / scale + correction, stepped.astype(np.float32))
 
 
-def _steps(weight_EKH: Floats, mean_EK: Floats) -> tuple[NDArray[np.int8], Floats, Floats]:
+def _steps(weight_EKH: Floats, mean_EK: Floats | None) -> tuple[NDArray[np.int8], Floats, Floats]:
     """Return int8 weights, the worth of one step per output channel, and what rounding takes from its mean [E, H].
 
     Inputs are not centred (ReLU), so rounded weights move a channel's mean; the bias gives it back (Nagel et
@@ -218,7 +231,8 @@ def _steps(weight_EKH: Floats, mean_EK: Floats) -> tuple[NDArray[np.int8], Float
     scale = (np.where(largest > 0, largest, 1) / WEIGHT_STEPS).astype(np.float32)
     exact = weight_EKH / scale[:, None]
     whole = np.rint(exact)
-    return whole.astype(np.int8), scale, (mean_EK[:, None] @ (exact - whole))[:, 0]
+    taken = np.zeros_like(scale) if mean_EK is None else (mean_EK[:, None] @ (exact - whole))[:, 0]
+    return whole.astype(np.int8), scale, taken
 
 
 def _arrays(tensors: Any) -> list[Floats]:
