@@ -123,6 +123,8 @@ class Trainer:
             seed_everything(self.config.seed, ranks.rank)
         if is_begun:
             self._restore()
+        self._averaged = _floats(self.network)
+        self._averages = _floats(self.kept)
         self._forward = self.network if ranks.count == 1 else data_parallel(self.network)
         self._board: SummaryWriter | None = None
         self._saved_at = time.monotonic()
@@ -161,7 +163,8 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
-        self.network.train()
+        if not self.network.training:
+            self.network.train()
         with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             logits = self._forward(batch.codes_BC, batch.values_BV)
         loss = total(
@@ -208,10 +211,8 @@ class Trainer:
         if not self.config.average:
             return
         decay = min(self.config.average, (1 + self.progress.step) / (10 + self.progress.step))
-        current = {name: t for name, t in self.network.state_dict().items() if t.is_floating_point()}
-        kept = self.kept.state_dict()
         with torch.no_grad():
-            torch._foreach_lerp_([kept[name] for name in current], list(current.values()), 1 - decay)
+            torch._foreach_lerp_(self._averages, self._averaged, 1 - decay)
 
     def _validation_is_due(self) -> bool:
         points = {
@@ -300,6 +301,11 @@ class Trainer:
         restore_optimizers(self.optimizers, _below(tensors, "optimizer."))
         self.ranks.restore_random_state(tensors["random"])
         self.say(f"resumed at step {self.progress.step} of at most {self.steps_at_most}")
+
+
+def _floats(network: Network) -> list[Tensor]:
+    """Return the weights and buffers of a network, in one order for all of its copies; they change with it."""
+    return [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
 
 
 def _sample_rows(rows: int) -> NDArray[np.int64]:
