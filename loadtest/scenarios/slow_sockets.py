@@ -18,6 +18,8 @@ from loadtest.errors import ServerFailed
 
 _PACE_S = 1.0
 _START_S = 30.0
+_APART_S = 0.006
+"""Between two openings, so that a proxy that closes them after a time does not close all at once."""
 _HEAD = b"POST /v1/rank HTTP/1.1\r\nHost: slow\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
 _TRICKLED = (b"", _HEAD[:30], _HEAD)
 """What a socket of each kind says at once; the last two go on with a byte a second."""
@@ -69,7 +71,7 @@ class _Holder:
             task.cancel()
 
     async def _one(self, number: int) -> None:
-        await asyncio.sleep(number / 1000)
+        await asyncio.sleep(number * _APART_S)
         while True:
             with contextlib.suppress(OSError):
                 reader, writer = await asyncio.open_connection(self._host, self._port)
