@@ -57,6 +57,11 @@ class ItemEncoder:
         self._feature_of_code = np.repeat(np.arange(count), widths)  # [C]
         self._feature_of_value = np.repeat(np.arange(count, len(self._names)), 2)  # [V]
 
+    @property
+    def some_ids(self) -> Sequence[str]:
+        """Some items of the table; none where there is no table."""
+        return () if self._table is None else self._table.golden_ids
+
     def encode(self, ids: Sequence[str], columns: Mapping[str, Column | ListColumn]) -> ItemInput:
         """Return the candidates of a request.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -167,11 +168,12 @@ def _document(app: FastAPI, snapshots: list[Snapshot]) -> dict[str, Any]:
         if "security" in operation:
             answers["401"] = _problem(_REFUSALS[401])
     if len(snapshots) == 1:  # of several models, features are told by /v1/models
-        _tell_features(document, snapshots[0].model.encoder)
+        model = snapshots[0].model
+        _tell_features(document, model.encoder, model.items.some_ids)
     return document
 
 
-def _tell_features(document: dict[str, Any], encoder: SchemaEncoder) -> None:
+def _tell_features(document: dict[str, Any], encoder: SchemaEncoder, known: Sequence[str]) -> None:
     """Put the model's features in the place of any names, and an example that can be sent as it is."""
     schemas = document["components"]["schemas"]
     schemas["User"]["properties"]["features"] = features_schema(encoder, "user")
@@ -182,9 +184,12 @@ def _tell_features(document: dict[str, Any], encoder: SchemaEncoder) -> None:
     head = {"request_id": "r-1", "user": {"id": "712", "features": user}, "context": context, "top_k": 50}
     rows = [{"id": "5239", "features": item, "group": "a"}, {"id": "5240", "features": dict.fromkeys(item)}]
     columns = {"id": ["5239", "5240"], "features": {n: [v, None] for n, v in item.items()}, "group": ["a", None]}
+    ids = [*known[:2]] or columns["id"]
+    ids_summary = "Ids only: features come from the item table" if known else "Ids only: features take their defaults"
     document["paths"][RANK_PATH]["post"]["requestBody"]["content"][JSON]["examples"] = {
         "rows": {"summary": "One object per candidate", "value": {**head, "candidates": rows}},
         "columns": {"summary": "One list per property", "value": {**head, "candidates": columns}},
+        "ids": {"summary": ids_summary, "value": {**head, "candidates": {"id": ids}}},
     }
 
 

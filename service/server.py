@@ -32,7 +32,7 @@ from service.worker import Worker
 _LOG = logging.getLogger("service.server")
 BACKLOG = 2048
 GC_THRESHOLDS = (50_000, 20, 100)
-"""Requests leave next to no cycles; by Python's own thresholds two to four per cent of a request's time looks for some."""
+"""Requests leave next to no cycles; to look for them as often as Python does costs 2 to 4 % of a request's time."""
 TICK_SECONDS = 0.1
 """How long uvicorn's main loop sleeps between two ticks."""
 

@@ -53,7 +53,7 @@ class Settings(BaseModel):
         default=1, ge=1, le=64, description="Requests a worker computes at a time; each uses one thread."
     )
     inline_ms: float = Field(
-        default=1.0,
+        default=2.0,
         ge=0,
         le=1000,
         description="Requests expected to take less are computed on the event loop, which spares two changes of "

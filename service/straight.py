@@ -26,6 +26,8 @@ from service.worker import Worker
 
 _LOG = logging.getLogger("service.app")
 _URL = RANK_PATH.encode()
+MOST_PIPELINED = 64
+"""Requests that one connection may have waiting; uvicorn itself would take any number."""
 
 
 def straight(worker: Worker) -> type[HttpToolsProtocol]:
@@ -49,6 +51,8 @@ def straight(worker: Worker) -> type[HttpToolsProtocol]:
                 or parser.should_upgrade()
             ):
                 super().on_headers_complete()
+                if len(self.pipeline) > MOST_PIPELINED:
+                    self.transport.close()
                 return
             keep_alive = parser.get_http_version() != "1.0" and parser.should_keep_alive()
             cycle: Any = Answering(worker, self, keep_alive)

@@ -7,11 +7,13 @@ import json
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from bundle.errors import GoldenMismatch, ItemRowsMismatch, TensorMismatch
@@ -22,8 +24,10 @@ from service.client import ARROW, message
 from service.engine import Engine
 from service.errors import FeatureInvalid
 from service.metrics import Metrics
+from service.openapi import describe
 from service.ranker import Ranker
 from service.reload import Reloader
+from service.routes import rank_routes
 from service.settings import Settings
 from service.snapshot import Serving, Snapshot
 from service.wire.encodings import ENCODINGS, JSON
@@ -171,6 +175,21 @@ def replaced(folder: Path, name: str, data: bytes) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"][name] = {"sha256": sha256_of(folder / name), "size_bytes": len(data)}
     (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_an_example_of_ids_only_stands_in_the_document_and_can_be_sent(snapshots, item_models):
+    snapshot = snapshots["layer1"]
+    serving = Serving()
+    serving.publish(snapshot)
+    app = FastAPI()
+    app.include_router(rank_routes(SimpleNamespace(settings=Settings(models=item_models, fusion=item_models))))
+    describe(app, serving)
+    body = app.openapi()["paths"]["/v1/rank"]["post"]["requestBody"]["content"][JSON]["examples"]["ids"]
+    assert body["value"]["candidates"].keys() == {"id"} and "item table" in body["summary"]
+    request = ENCODINGS[JSON].parse(json.dumps(body["value"]).encode(), 10, "x")
+    asked = Asked(snapshot)
+    Ranker(asked.metrics).rank(request, snapshot, FAR)
+    assert asked.counted() == {"table": 2}
 
 
 def test_a_table_made_by_another_model_never_serves(folder):
