@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from loadtest.drive import Outcome
 
+DEADLINE_MS = 400
+"""As in docker-compose.yml."""
+
 
 @dataclass(frozen=True)
 class Level:
@@ -16,6 +19,7 @@ class Level:
 
     Attributes:
         share: of the capacity.
+        deadline_ms: that its requests asked for.
         offered_per_s: requests, and good_per_s: answers 2xx, a second; late ones beyond the level's end do not count.
         good_ms, refused_ms: percentiles 50 and 99 of 2xx, and of 503.
         refused: answers 503; expired: 504; failed: anything else.
@@ -23,6 +27,7 @@ class Level:
     """
 
     share: float
+    deadline_ms: int
     offered_per_s: float
     good_per_s: float
     good_ms: tuple[float, float]
@@ -32,8 +37,13 @@ class Level:
     failed: int
     lag_ms: float
 
+    @property
+    def name(self) -> str:
+        """As tables and plots show it."""
+        return f"{self.share:g}×" + (f", {self.deadline_ms} ms" if self.deadline_ms != DEADLINE_MS else "")
 
-def level_of(outcome: Outcome, share: float, warmup_s: float, duration_s: float) -> Level:
+
+def level_of(outcome: Outcome, share: float, deadline_ms: int, warmup_s: float, duration_s: float) -> Level:
     """Return what a rate gave between the warm-up and its end."""
     first, last = np.searchsorted(outcome.send_ns, (warmup_s * 1e9, (warmup_s + duration_s) * 1e9))
     status, latency_ms = outcome.status[first:last], outcome.latency_ns[first:last] / 1e6
@@ -42,6 +52,7 @@ def level_of(outcome: Outcome, share: float, warmup_s: float, duration_s: float)
     good, refused, expired = _good(status), status == 503, status == 504
     return Level(
         share=share,
+        deadline_ms=deadline_ms,
         offered_per_s=float(last - first) / duration_s,
         good_per_s=float((_good(outcome.status) & inside).sum()) / duration_s,
         good_ms=_percentiles(latency_ms[good]),

@@ -19,7 +19,7 @@ from loadtest.drive import Outcome, Plan, drive
 from loadtest.peers.closed_loop import drive_closed
 from loadtest.scenarios.bodies import widened
 from loadtest.scenarios.cores import a_core_each
-from loadtest.scenarios.levels import Level, level_of
+from loadtest.scenarios.levels import DEADLINE_MS, Level, level_of
 from loadtest.scenarios.overload_plot import plot_overload
 from loadtest.scenarios.recovery import Recovery, recovery_of
 from loadtest.scenarios.scenario import Check, Scenario, ScenarioResult, Settings, at_least, at_most, equal
@@ -28,15 +28,15 @@ from loadtest.traffic import Target, build_requests, parse_target
 
 CANDIDATES = 100
 """Bodies with fewer are widened: of a tiny request, to read it is most of the work, and nothing is won by a refusal."""
-SHARES = (0.5, 1.0, 2.0, 10.0)
+TIGHT_MS = 100
+LEVELS = ((0.5, DEADLINE_MS), (1.0, DEADLINE_MS), (2.0, DEADLINE_MS), (10.0, DEADLINE_MS), (2.0, TIGHT_MS))
+"""Shares of the capacity, and the deadline asked for: one as near as the longest that requests may have to wait."""
 LIGHT, BURST = 0.5, 10.0
-DEADLINE_MS = 400
-"""As in docker-compose.yml."""
 REFUSED_MS, RECOVERED_S = 10.0, 5.0
 GOODPUT = {2.0: 0.85, 10.0: 0.75}
 """At so many times the capacity, so much of the peak must be answered."""
 _CLOSED_CONNECTIONS, _CONNECTIONS = 8, 512
-_PAUSE_S, _TIMEOUT_S = 0.5, 5.0
+_TIMEOUT_S = 5.0
 _REFUSED = (503, 504)
 
 
@@ -46,7 +46,7 @@ class Facts:
 
     Attributes:
         capacity_per_s: answers a second in the closed loop.
-        levels: in the order of `SHARES`.
+        levels: in the order of `LEVELS`.
         recovery: of the burst.
         refused: answers 503 and 504 in all, as the load counted them, and counted: as the ranker's metrics did.
         degraded: answers in fallback order, by the metrics.
@@ -81,12 +81,14 @@ def run(settings: Settings) -> ScenarioResult:
             settings.say(f"capacity {capacity_per_s:.0f} requests/s of {_candidates(settings.bodies)} candidates")
             levels = []
             warmup_s, duration_s = (settings.amount(full, 5) / 10 for full in (15, 100))
-            for share in SHARES:
+            for share, deadline_ms in LEVELS:
                 times_ns = _times([(share * capacity_per_s, warmup_s + duration_s)], settings.seed)
-                outcomes.append(_drive(target, requests, times_ns, settings.seed))
-                levels.append(level_of(outcomes[-1], share, warmup_s, duration_s))
+                asking = parse_target(ranker.url, [f"X-Request-Deadline-Ms: {deadline_ms}"])
+                requests = build_requests(asking, settings.bodies)
+                outcomes.append(_drive(asking, requests, times_ns, settings.seed))
+                levels.append(level_of(outcomes[-1], share, deadline_ms, warmup_s, duration_s))
                 settings.say(_line(levels[-1], capacity_per_s))
-                time.sleep(_PAUSE_S)
+                time.sleep(settings.amount(5, 1) / 10)
             before_s, burst_s, after_s = (float(settings.amount(full, 1)) for full in (6, 5, 12))
             parts = [(LIGHT, before_s), (BURST, burst_s), (LIGHT, after_s)]
             times_ns = _times([(share * capacity_per_s, length_s) for share, length_s in parts], settings.seed)
@@ -112,12 +114,12 @@ def checks(facts: Facts) -> tuple[Check, ...]:
     """Judge an overload."""
     found: list[Check] = []
     for level in facts.levels:
-        at = f"at {level.share:g}×"
+        at = f"at {level.name}"
         if level.share in GOODPUT:
             wanted = 100 * GOODPUT[level.share]
             found.append(at_least(f"goodput {at}", 100 * level.good_per_s / facts.peak_per_s, wanted, "% of peak"))
             found.append(at_most(f"503 answered {at}, p99", level.refused_ms[1], REFUSED_MS, "ms"))
-        found.append(at_most(f"accepted answered {at}, p99", level.good_ms[1], DEADLINE_MS, "ms"))
+        found.append(at_most(f"accepted answered {at}, p99", level.good_ms[1], level.deadline_ms, "ms"))
         found.append(at_most(f"neither 2xx nor 503 nor 504 {at}", level.failed, 0))
     return (
         *found,
@@ -129,7 +131,7 @@ def checks(facts: Facts) -> tuple[Check, ...]:
 def figures(facts: Facts) -> dict[str, object]:
     """Return what was measured beside the checks."""
     levels = {
-        f"{level.share:g}x": {
+        level.name.replace("×", "x"): {
             "offered_per_s": round(level.offered_per_s, 1),
             "good_per_s": round(level.good_per_s, 1),
             "of_peak": round(level.good_per_s / facts.peak_per_s, 3),
@@ -199,7 +201,7 @@ def _drive(target: Target, requests: Sequence[bytes], times_ns: NDArray[np.int64
 
 
 def _line(level: Level, capacity_per_s: float) -> str:
-    text = f"{level.share:g}×: {level.good_per_s:.0f} of {level.offered_per_s:.0f} requests/s answered"
+    text = f"{level.name}: {level.good_per_s:.0f} of {level.offered_per_s:.0f} requests/s answered"
     text += f" ({level.good_per_s / capacity_per_s:.0%} of capacity), p99 {level.good_ms[1]:.1f} ms"
     return text + (f"; {level.refused} × 503, p99 {level.refused_ms[1]:.1f} ms" if level.refused else "")
 

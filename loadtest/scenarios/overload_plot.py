@@ -19,16 +19,20 @@ def plot_overload(peak_per_s: float, levels: Sequence[Level], burst: Outcome, bu
     """Return the picture as PNG."""
     figure = Figure(figsize=(12, 8), layout="constrained")
     grid = figure.add_gridspec(2, 2)
-    names = [f"{level.share:g}×" for level in levels]
+    names = [level.name for level in levels]
     goodput = figure.add_subplot(grid[0, 0])
     bars = goodput.bar(names, [100 * level.good_per_s / peak_per_s for level in levels], color="tab:blue")
     goodput.bar_label(bars, fmt="%.0f %%")
-    goodput.set(title="goodput", xlabel="asked, in capacities", ylabel="% of peak", ylim=(0, 115))
+    goodput.set(
+        title="goodput", xlabel="asked, in capacities (deadline, where tight)", ylabel="% of peak", ylim=(0, 115)
+    )
     times = figure.add_subplot(grid[0, 1])
     for name, column, colour in (("good_ms", 1, "tab:blue"), ("refused_ms", 1, "tab:red")):
         label = ("answered 2xx" if name == "good_ms" else "refused 503") + ", p99"
         times.plot(names, [getattr(level, name)[column] for level in levels], marker="o", color=colour, label=label)
-    times.set(title="time to the answer", xlabel="asked, in capacities", ylabel="ms", yscale="log")
+    times.set(
+        title="time to the answer", xlabel="asked, in capacities (deadline, where tight)", ylabel="ms", yscale="log"
+    )
     times.grid(alpha=0.3)
     times.legend()
     _draw_burst(figure.add_subplot(grid[1, :]), burst, burst_s)
