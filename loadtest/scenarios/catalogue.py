@@ -36,6 +36,11 @@ SCENARIOS: tuple[Scenario, ...] = (
 )
 
 
+def all_scenarios() -> tuple[Scenario, ...]:
+    """Return all scenarios."""
+    return SCENARIOS
+
+
 def chosen(names: list[str]) -> list[Scenario]:
     """Return the scenarios of some names, or all of them for `all`.
 

@@ -18,7 +18,7 @@ from loadtest.errors import PlanInvalid, ServerFailed
 from loadtest.files import write_file
 from loadtest.processes import ROOT
 from loadtest.report import json_bytes
-from loadtest.scenarios.catalogue import SCENARIOS, chosen, why_not
+from loadtest.scenarios.catalogue import all_scenarios, chosen, why_not
 from loadtest.scenarios.scenario import Check, Scenario, ScenarioResult, Settings
 from loadtest.scenarios.show import list_table, plot_result, result_table, scenario_document, verdict_table
 from loadtest.traffic import read_bodies
@@ -30,7 +30,7 @@ _LOG_LINES = 20
 def run_scenarios(args: argparse.Namespace, say: Callable[[str | Table], None]) -> int:
     """Run what is wanted, one after another; return the exit code: 1 where a check failed, or nothing could run."""
     if args.list or args.names == ["list"]:
-        say(list_table({scenario: why_not(scenario) for scenario in SCENARIOS}))
+        say(list_table({scenario: why_not(scenario) for scenario in all_scenarios()}))
         return 0
     if not args.names:
         raise PlanInvalid("scenario", found="no name", expected="all or some of `dlen loadtest scenario list`")

@@ -89,7 +89,8 @@ def plot_timeline(title: str, timeline: Timeline) -> bytes:
         axes.scatter(timeline.at_s[chosen], latency_ms, s=size, marker=marker, color=colour, label=name)
     if len(timeline.at_s):
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            set_formatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "125" else "")
     named: set[str] = set()
     colours = dict(zip(dict.fromkeys(name for _, name in timeline.events), _EVENT_COLOURS * 20, strict=False))
     for at_s, name in timeline.events[:_MOST_EVENTS]:

@@ -74,8 +74,9 @@ def run(settings: Settings) -> ScenarioResult:
         "in_flight_at_kills": [int(_in_flight(load.outcome, [kill]).sum()) for kill in kills],
         "replaced_s": [round(kill.replaced_s, 2) for kill in kills],
     }
-    events = tuple((kill.at_s, "SIGKILL") for kill in kills)
-    return ScenarioResult(checks(load.outcome, kills, facts), figures, timeline_of(load.outcome, events))
+    events = [(kill.at_s, "SIGKILL") for kill in kills]
+    events += [(kill.at_s + kill.replaced_s, "replaced") for kill in kills if np.isfinite(kill.replaced_s)]
+    return ScenarioResult(checks(load.outcome, kills, facts), figures, timeline_of(load.outcome, tuple(events)))
 
 
 def checks(outcome: Outcome, kills: Sequence[Kill], facts: Facts) -> tuple[Check, ...]:
