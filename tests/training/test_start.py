@@ -299,3 +299,19 @@ def test_the_command_says_what_it_took_and_what_not(day, earlier, tmp_path, caps
     shown = capsys.readouterr().out
     assert re.search(r"start from .*: 5 of 5 features .* tasks click, hate\n", shown)
     assert "at initial values: layers head.latent_weight, head.latent.weights.0" in shown
+
+
+def test_habit_towers_take_the_columns_that_they_see_and_lend_no_others(day, earlier, tmp_path):
+    habit = {"model.habit_towers": True}
+    narrow = trainer(tmp_path / "narrow", day, start=earlier / "dlen-mmoe", **habit)
+    name = "backbone.experts.weights.0"
+    whole = read_run(earlier / "dlen-mmoe").trained_network().state_dict()[name]
+    seen = narrow.network.state_dict()[name]
+    assert 0 < seen.shape[1] < whole.shape[1]
+    assert torch.equal(seen, whole[:, : seen.shape[1]])
+    narrow.fit()
+    wide = trainer(tmp_path / "wide", day, start=tmp_path / "narrow").network.state_dict()[name]
+    cold = trainer(tmp_path / "cold", day).network.state_dict()[name]
+    lent = read_run(tmp_path / "narrow").trained_network().state_dict()[name]
+    assert torch.equal(wide[:, : seen.shape[1]], lent)
+    assert torch.equal(wide[:, seen.shape[1] :], cold[:, seen.shape[1] :])
