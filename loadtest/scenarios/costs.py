@@ -20,10 +20,10 @@ from loadtest.errors import ServerFailed
 from loadtest.files import write_file
 from loadtest.peers.closed_loop import drive_closed
 from loadtest.processes import HOST
+from loadtest.scenarios.changes import changed_configs, users_of
 from loadtest.scenarios.cores import a_core_each
 from loadtest.scenarios.overload import enough_candidates
 from loadtest.scenarios.scenario import Check, Scenario, ScenarioResult, Settings, at_most
-from loadtest.scenarios.soak import changed_configs, users_of
 from loadtest.scenarios.stack import Ranker, command_path, nginx_in_front
 from loadtest.traffic import build_requests, parse_target
 

@@ -10,21 +10,31 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from loadtest.scenarios.stack import connections_of
+
 _MB = 1024.0
 
 
 @dataclass(frozen=True)
 class Held:
-    """What one process holds: resident and proportional memory in MiB, open descriptors, threads."""
+    """What one process holds.
+
+    Attributes:
+        rss_mb: resident memory, MiB; own_mb: of it what is no file's, which no other process has a part in; pss_mb:
+            its share of all, which depends on what else runs.
+        descriptors: open ones, but for live connections to its port, which are as many as callers want.
+        threads: of execution.
+    """
 
     rss_mb: float
+    own_mb: float
     pss_mb: float
     descriptors: int
     threads: int
 
 
-def held_by(pid: int) -> Held:
-    """Return what a process holds.
+def held_by(pid: int, port: int = 0) -> Held:
+    """Return what a process holds that serves a port.
 
     Raises:
         OSError: there is no such process.
@@ -36,8 +46,9 @@ def held_by(pid: int) -> Held:
         kilobytes[name] = int(value.split()[0])
     return Held(
         rss_mb=kilobytes["Rss"] / _MB,
+        own_mb=kilobytes["Anonymous"] / _MB,
         pss_mb=kilobytes["Pss"] / _MB,
-        descriptors=sum(1 for _ in (process / "fd").iterdir()),
+        descriptors=sum(1 for _ in (process / "fd").iterdir()) - (connections_of(pid, port) if port else 0),
         threads=sum(1 for _ in (process / "task").iterdir()),
     )
 
@@ -54,8 +65,11 @@ class Samples:
 class Sampler:
     """Samples processes until the block ends."""
 
-    def __init__(self, pids: Callable[[], Sequence[int]], count: Callable[[], float], every_s: float) -> None:
-        """Sample nothing yet; `pids` is asked each time, and `count` gives one more figure."""
+    def __init__(
+        self, pids: Callable[[], Sequence[int]], port: int, count: Callable[[], float], every_s: float
+    ) -> None:
+        """Sample nothing yet; `pids`, which serve `port`, is asked each time, and `count` gives one more figure."""
+        self._port = port
         self.samples = Samples()
         self._pids, self._count, self._every_s = pids, count, every_s
         self._stop = threading.Event()
@@ -83,7 +97,7 @@ class Sampler:
         held = {}
         for pid in self._pids():
             try:
-                held[pid] = held_by(pid)
+                held[pid] = held_by(pid, self._port)
             except OSError:  # it ended just now; that it did shows in the next sample's processes
                 continue
         self.samples.at.append(time.monotonic())

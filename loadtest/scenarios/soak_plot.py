@@ -46,6 +46,6 @@ def _draw(axes: Axes, what: str, lines: Sequence[Series], swaps_s: Sequence[floa
         axes.axvspan(first, first + WARM_UP_SHARE * (last - first), color="0.93", zorder=0)
     unit = f", {lines[0].unit}" if lines[0].unit else ""
     axes.set(title=f"{what}{unit}", xlabel="minutes (grey: warm-up; lines: model versions)")
-    axes.set_ylim(bottom=0, top=highest * 1.35 or 1)
+    axes.set_ylim(bottom=0, top=highest * (1.1 + 0.13 * len(lines)) or 1)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="upper left", ncols=len(lines))
+    axes.legend(fontsize=8, loc="upper left")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtest.drive import Outcome
+from loadtest.report import json_bytes
 from loadtest.scenarios import soak
+from loadtest.scenarios.changes import changed_configs, users_of
 from loadtest.scenarios.flat import Series, flat_check, trend
 from loadtest.scenarios.resources import Held, Sampler, Samples, held_by
 from loadtest.scenarios.soak_plot import plot_soak
@@ -67,7 +70,7 @@ def load(count: int = 3600, status: int = 200) -> Outcome:
 
 
 def samples(**changes: float) -> Samples:
-    held = [{1: Held(100, 60, 15, 5), 2: Held(150, 90, 30, 7)} for _ in AT_S]
+    held = [{1: Held(100, 70, 60, 15, 5), 2: Held(150, 110, 90, 30, 7)} for _ in AT_S]
     for at in range(len(AT_S)):
         grown = {name: getattr(held[at][2], name) + by * at / len(AT_S) for name, by in changes.items()}
         held[at][2] = replace(held[at][2], **grown)
@@ -84,7 +87,7 @@ GOOD = soak.Facts(
     ("facts", "name"),
     [
         (replace(GOOD, samples=samples(rss_mb=20)), "worker 1: resident memory stays flat"),
-        (replace(GOOD, samples=samples(pss_mb=20)), "worker 1: proportional memory stays flat"),
+        (replace(GOOD, samples=samples(own_mb=20)), "worker 1: memory of its own stays flat"),
         (replace(GOOD, samples=samples(descriptors=10)), "worker 1: descriptors stays flat"),
         (replace(GOOD, samples=samples(threads=2)), "worker 1: threads stays flat"),
         (
@@ -102,7 +105,7 @@ GOOD = soak.Facts(
 def test_each_broken_promise_is_named(facts, name):
     assert all(check.passed for check in soak.checks(GOOD))
     assert name in [check.name for check in soak.checks(facts) if not check.passed]
-    json.dumps(soak.figures(facts), allow_nan=False)
+    json_bytes(soak.figures(facts))
 
 
 def test_a_picture_is_drawn():
@@ -111,7 +114,7 @@ def test_a_picture_is_drawn():
 
 def test_changed_configs_differ_and_hold_an_experiment_of_half_the_users():
     text = "format: 1\ndefault: feed\npolicies: {feed: {formula: weighted_sum, weights: {click: 1.0}, p_up: 0.5}}\n"
-    configs = soak.changed_configs(text, 5)
+    configs = changed_configs(text, 5)
     assert len(set(configs)) == 5
     documents = [yaml.safe_load(config) for config in configs]
     assert [document["policies"]["feed"]["p_up"] for document in documents] == [0.5, 0.501, 0.502, 0.503, 0.504]
@@ -119,16 +122,29 @@ def test_changed_configs_differ_and_hold_an_experiment_of_half_the_users():
 
 
 def test_requests_of_many_users():
-    made = [json.loads(body) for body in soak.users_of([b'{"user": {"id": "a", "features": {"x": 1}}}'], 3)]
+    made = [json.loads(body) for body in users_of([b'{"user": {"id": "a", "features": {"x": 1}}}'], 3)]
     assert [one["user"] for one in made] == [{"id": f"soak-{n}", "features": {"x": 1}} for n in range(3)]
 
 
 def test_a_sampler_sees_this_process_and_survives_one_that_is_gone():
     gone = 2**22 + 1
-    with Sampler(lambda: [os.getpid(), gone], lambda: 7.0, 0.01) as sampler:
+    with Sampler(lambda: [os.getpid(), gone], 0, lambda: 7.0, 0.01) as sampler:
         while len(sampler.samples.at) < 3:
             pass
     held = sampler.samples.held[0]
     assert gone not in held and sampler.samples.counted[0] == 7.0
     assert held[os.getpid()].rss_mb >= held[os.getpid()].pss_mb > 1
+    assert held[os.getpid()].rss_mb > held[os.getpid()].own_mb > 1
     assert held_by(os.getpid()).descriptors >= 3 and held[os.getpid()].threads >= 2
+
+
+def test_live_connections_are_no_descriptors_of_the_server_and_dead_ones_are():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        before = held_by(os.getpid(), port).descriptors
+        client = socket.create_connection(("127.0.0.1", port))
+        taken, _ = listening.accept()
+        with client, taken:
+            assert held_by(os.getpid(), port).descriptors == before + 1  # the client's end, which is here too
+            client.close()
+            assert held_by(os.getpid(), port).descriptors == before + 1  # the one that was not closed
