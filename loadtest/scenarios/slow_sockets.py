@@ -5,18 +5,19 @@ They live in a process of their own. One that is closed is opened again after a 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import multiprocessing
 import os
 import signal
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 
 from loadtest.errors import ServerFailed
 
-_PACE_S = 1.0
+_PACE_S, _TICKS = 1.0, 10
 _START_S = 30.0
 _APART_S = 0.006
 """Between two openings, so that a proxy that closes them after a time does not close all at once."""
@@ -47,49 +48,56 @@ def slow_sockets(host: str, port: int, count: int) -> Iterator[Connection]:
 
 
 def _hold(host: str, port: int, count: int, pipe: Connection) -> None:
+    """Open the sockets, say their number, and keep them slow; the entry point of the process.
+
+    Plain calls and no event loop: what this costs is taken from whoever is measured on the same machine.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    asyncio.run(_Holder(host, port, pipe).hold(count))
+    sockets: list[socket.socket | None] = []
+    for number in range(count):
+        sockets.append(_open(host, port, number))
+        time.sleep(_APART_S)
+    pipe.send(sum(map(_is_open, sockets)))
+    parent, tick = os.getppid(), 0
+    while os.getppid() == parent:
+        for number in range(tick % _TICKS, count, _TICKS):
+            sockets[number] = _trickle(sockets[number], number) or _open(host, port, number)
+        if pipe.poll():
+            pipe.recv()
+            pipe.send(sum(map(_is_open, sockets)))
+        tick += 1
+        time.sleep(_PACE_S / _TICKS)
 
 
-class _Holder:
-    def __init__(self, host: str, port: int, pipe: Connection) -> None:
-        self._host, self._port, self._pipe = host, port, pipe
-        self._open = 0
+def _open(host: str, port: int, number: int) -> socket.socket | None:
+    try:
+        opened = socket.create_connection((host, port), timeout=5)
+        opened.sendall(_TRICKLED[number % len(_TRICKLED)])
+        opened.setblocking(False)
+    except OSError:
+        return None
+    return opened
 
-    async def hold(self, count: int) -> None:
-        tasks = [asyncio.create_task(self._one(number)) for number in range(count)]
-        while self._open < count:
-            await asyncio.sleep(0.05)
-        self._pipe.send(self._open)
-        parent = os.getppid()
-        while os.getppid() == parent:
-            if self._pipe.poll():
-                self._pipe.recv()
-                self._pipe.send(self._open)
-            await asyncio.sleep(0.1)
-        for task in tasks:
-            task.cancel()
 
-    async def _one(self, number: int) -> None:
-        await asyncio.sleep(number * _APART_S)
-        while True:
-            with contextlib.suppress(OSError):
-                reader, writer = await asyncio.open_connection(self._host, self._port)
-                self._open += 1
-                try:
-                    await self._trickle(reader, writer, _TRICKLED[number % len(_TRICKLED)])
-                finally:
-                    self._open -= 1
-                    writer.close()
-            await asyncio.sleep(0.05)
+def _trickle(opened: socket.socket | None, number: int) -> socket.socket | None:
+    """Send a byte, but for those who say nothing; return None where the other end has hung up."""
+    if opened is None or not _is_open(opened):
+        return None
+    if _TRICKLED[number % len(_TRICKLED)]:
+        with contextlib.suppress(OSError):
+            opened.send(b"a")
+    return opened
 
-    @staticmethod
-    async def _trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, said: bytes) -> None:
-        writer.write(said)
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_PACE_S):
-                    if not await reader.read(1000):
-                        return
-            if said:
-                writer.write(b"a")
+
+def _is_open(opened: socket.socket | None) -> bool:
+    """Whether the other end waits on; to what is never whole it can but say that it has waited too long, or hang up."""
+    if opened is None:
+        return False
+    try:
+        opened.recv(1)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    opened.close()
+    return False

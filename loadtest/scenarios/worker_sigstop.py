@@ -51,7 +51,7 @@ class Facts:
 
 def run(settings: Settings) -> ScenarioResult:
     """Stop a worker for a while, then another one for good, under a steady load."""
-    hang_s, short_s = (10.0, 5.0) if not settings.quick else (5.0, 2.5)
+    hang_s, short_s = (10.0, 5.0) if not settings.quick else (3.0, 1.5)
     settings = widened(settings, CANDIDATES)
     environment = {**PATIENT, "DLEN_HANG_SECONDS": str(hang_s)}
     moments: list[tuple[float, str]] = []
