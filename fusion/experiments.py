@@ -85,13 +85,18 @@ class _Arm:
 
 
 class Assigner:
-    """Deals users to variants; immutable, so threads and requests share it."""
+    """Deals users to variants; immutable, so threads and requests share it.
+
+    Attributes:
+        targets: whether any experiment has a condition, and so reads the context.
+    """
 
     def __init__(self, config: FusionConfig) -> None:
         """Prepare the config's layers; the config has been checked when it was read."""
         self._holdout = config.holdout
         self._test_users = frozenset(config.test_users)
         self._layers = tuple((layer, layer_seed(layer), _arms(layer)) for layer in config.layers)
+        self.targets = any(arm.config.when for _, _, arms in self._layers for arm in arms)
         self._forceable = {
             layer.name: {exposure.variant: exposure for arm in arms for exposure in arm.exposures}
             for layer, _, arms in self._layers

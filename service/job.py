@@ -144,8 +144,7 @@ class Job:
             snapshot = worker.serving.choose(request.model)
         self._parsed = request, snapshot
         record.request_id, record.candidates, record.snapshot = request.request_id, len(request.ids), snapshot
-        worker.metrics.candidates.observe(len(request.ids))
-        worker.metrics.encodings.labels(order.taken.label, order.given.label).inc()
+        worker.metrics.note_parsed(order.taken.label, order.given.label, len(request.ids))
         try:
             ranking = worker.ranker.rank(request, snapshot, order.deadline, record)
         except (ModelFailed, PolicyFailed) as exc:

@@ -8,7 +8,7 @@ on rising over a restart) and the supervisor shows their sum.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from threading import Thread
@@ -48,6 +48,10 @@ class Metrics:
         self._stage = cache(lambda name: self.stage_seconds.labels(name))
         self._request = cache(lambda *labels: self.requests.labels(*labels))
         self._route = cache(lambda route: self.request_seconds.labels(route))
+        self._encoding = cache(lambda *labels: self.encodings.labels(*labels))
+        self._source = cache(lambda source: self.items.labels(source))
+        self._part = cache(lambda part: self.rows.labels(part))
+        self._feature = cache(lambda feature: self.missing.labels(feature))
         self.requests = Counter(
             "dlen_http_requests_total", "Requests answered.", ("route", "method", "status"), registry=r
         )
@@ -162,6 +166,22 @@ class Metrics:
     def note_stage(self, name: str, seconds: float) -> None:
         """Note how long a stage took."""
         self._stage(name).observe(seconds)
+
+    def note_parsed(self, taken: str, given: str, candidates: int) -> None:
+        """Note the encodings and the size of a rank request."""
+        self._encoding(taken, given).inc()
+        self.candidates.observe(candidates)
+
+    def note_sources(self, sources: Mapping[str, int]) -> None:
+        """Note where candidates' features come from."""
+        for source, candidates in sources.items():
+            self._source(source).inc(candidates)
+
+    def note_rows(self, part: str, rows: int, missing: Mapping[str, int]) -> None:
+        """Note encoded rows, and in how many of them which features had no value."""
+        self._part(part).inc(rows)
+        for feature, lacking in missing.items():
+            self._feature(feature).inc(lacking)
 
     def note_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Note an answered request."""

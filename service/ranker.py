@@ -102,15 +102,10 @@ class Ranker:
 
     def _count(self, user_part: EncodedPart, items: ItemInput) -> int:
         """Count where candidates' features come from and what they lack; return how many values are missing."""
-        for source, candidates in items.sources.items():
-            self._metrics.items.labels(source).inc(candidates)
-        total = 0
-        for part, rows, missing in (("request", 1, user_part.missing), ("item", items.rows, items.missing)):
-            self._metrics.rows.labels(part).inc(rows)
-            for feature, lacking in missing.items():
-                self._metrics.missing.labels(feature).inc(lacking)
-                total += lacking
-        return total
+        self._metrics.note_sources(items.sources)
+        self._metrics.note_rows("request", 1, user_part.missing)
+        self._metrics.note_rows("item", items.rows, items.missing)
+        return sum(user_part.missing.values()) + sum(items.missing.values())
 
 
 def exposure_of(ranking: Ranking) -> dict[str, object]:
@@ -215,7 +210,9 @@ def decide(request: RankRequest, snapshot: Snapshot) -> Decision:
     Raises:
         VariantRefused: a forced variant that does not exist or may not be forced.
     """
-    attributes = {name: first_value(column) for name, column in {**request.user, **request.context}.items()}
+    attributes: dict[str, object] = {}
+    if snapshot.fusion.assigner.targets:
+        attributes = {name: first_value(column) for name, column in {**request.user, **request.context}.items()}
     try:
         return snapshot.fusion.decide(request.user_id, attributes, request.force_variant, privileged=request.privileged)
     except ForceError as exc:

@@ -19,13 +19,13 @@ import uvicorn
 from prometheus_client import CollectorRegistry, Histogram
 
 from service.app import build_app
-from service.errors import PortTaken
 from service.lifecycle import Lifecycle
 from service.logs import count_drops
 from service.metrics import Metrics, start_metrics_server
 from service.openapi import RANK_PATH
 from service.settings import Settings
 from service.shed import Door, guarded
+from service.sockets import open_socket
 from service.straight import straight
 from service.worker import Worker
 
@@ -73,24 +73,6 @@ class DrainingServer(uvicorn.Server):
         if self._lifecycle.stopped:
             self.should_exit = True
         return await super().on_tick(counter)
-
-
-def open_socket(host: str, port: int) -> socket.socket:
-    """Return a bound socket that does not listen yet: until a model is loaded, connections are refused at once.
-
-    Raises:
-        PortTaken: the address cannot be bound.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    opened = socket.socket(family)
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        opened.bind((host, port))
-    except OSError as exc:
-        opened.close()
-        raise PortTaken(f"port {host}:{port}", found=exc.strerror, expected="a free port") from exc
-    opened.setblocking(False)
-    return opened
 
 
 def serve_one(settings: Settings) -> int:

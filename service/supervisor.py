@@ -17,13 +17,17 @@ import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
 from service.logs import start_logging
 from service.metrics import Metrics, SupervisorMetrics, start_metrics_server, use_slot, workers_registry
-from service.server import Beats, open_socket, run_worker, serve_one
 from service.settings import Settings, unknown_variables
+from service.sockets import open_socket
+
+if TYPE_CHECKING:
+    from service.server import Beats
 
 _LOG = logging.getLogger("service.supervisor")
 _TICK_SECONDS = 0.1
@@ -38,6 +42,8 @@ def serve(settings: Settings) -> int:
     for variable in unknown_variables(os.environ):
         _LOG.warning("environment %s is no setting and is not read", variable)
     if settings.workers == 1:
+        from service.server import serve_one  # here, since a supervisor needs none of what a worker does
+
         return serve_one(settings)
     with tempfile.TemporaryDirectory(prefix="dlen-metrics-") as folder:
         return Supervisor(settings, Path(folder)).run()
@@ -89,7 +95,7 @@ class Supervisor:
 
     def _start(self, slot: int, opened: socket.socket, port: int) -> None:
         beats = self._context.Value("Q", 0, lock=False)
-        self._beats[slot], self._still[slot] = beats, (0, 0)
+        self.watch_beats(slot, beats)
         process = self._context.Process(
             target=work, args=(self._settings, self._folder, slot, opened, port, beats), name=f"worker {slot}"
         )
@@ -106,7 +112,7 @@ class Supervisor:
                 if self._signals:
                     continue
                 if process.is_alive():
-                    self._look_for_life(slot, process)
+                    self.look_for_life(slot, process)
                     continue
                 if process.exitcode == BAD_START and slot not in self._replaced:
                     return BAD_START  # at the start of the service; later, the other workers go on
@@ -120,7 +126,11 @@ class Supervisor:
                     self._start(slot, opened, port)
             time.sleep(_TICK_SECONDS)
 
-    def _look_for_life(self, slot: int, process: BaseProcess) -> None:
+    def watch_beats(self, slot: int, beats: Beats) -> None:
+        """Take `beats` for those of the slot's worker from now on."""
+        self._beats[slot], self._still[slot] = beats, (0, 0)
+
+    def look_for_life(self, slot: int, process: BaseProcess) -> None:
         """Kill a worker whose event loop has stood still for too long; its connections would wait for ever.
 
         Counted in looks and not by a clock: a machine that stands still as a whole, or a supervisor that did, is no
@@ -150,6 +160,8 @@ class Supervisor:
 
 def work(settings: Settings, folder: Path, slot: int, opened: socket.socket, metrics_port: int, beats: Beats) -> None:
     """Run one worker of several; the entry point of its process."""
+    from service.server import run_worker
+
     start_logging(settings)
     use_slot(folder, slot)
     try:

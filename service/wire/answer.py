@@ -8,6 +8,7 @@ Legend: K candidates returned, T tasks, C numeric columns of a candidate, W all 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -80,9 +81,10 @@ def _items(ranking: Ranking) -> bytes:
     numbers = _numbers(columns.ravel())
     for column in range(columns.shape[1]):
         texts[2 + column :: width] = numbers[column :: columns.shape[1]]
+    template = _template(ranking.snapshot.fusion.tasks, *_given(ranking))
     if ranking.explanation is None:
-        return b",".join([_template(ranking)] * len(order_K)) % tuple(texts)
-    template = _template(ranking)[:-1] + b',"explanation":%b}'
+        return b",".join([template] * len(order_K)) % tuple(texts)
+    template = template[:-1] + b',"explanation":%b}'
     explained = [orjson.dumps(item) for item in ranking.explanation.items(order_K.tolist())]
     rows = (tuple(texts[at : at + width]) for at in range(0, len(texts), width))
     return b",".join(template % (*row, item) for row, item in zip(rows, explained, strict=True))
@@ -93,19 +95,26 @@ def _columns(ranking: Ranking) -> np.ndarray[tuple[int, int], np.dtype[np.float3
     order_K, predicted = ranking.ranked.order_K, ranking.predicted
     if predicted is None:
         return np.empty((len(order_K), 0), dtype=np.float32)
-    parts = [predicted.p_NT[order_K]]
+    parts = [predicted.p_NT]
     if predicted.p_up_N is not None and predicted.p_joint_NT is not None:
-        parts = [predicted.p_up_N[order_K, None], predicted.p_joint_NT[order_K], *parts]
-    return np.ascontiguousarray(np.concatenate(parts, axis=1), dtype=np.float32)
+        parts = [predicted.p_up_N[:, None], predicted.p_joint_NT, *parts]
+    return np.concatenate(parts, axis=1, dtype=np.float32)[order_K]
 
 
-def _template(ranking: Ranking) -> bytes:
+def _given(ranking: Ranking) -> tuple[bool, bool]:
+    """Return whether there are probabilities, and whether P(UP) is among them."""
+    predicted = ranking.predicted
+    return predicted is not None, predicted is not None and predicted.p_up_N is not None
+
+
+@lru_cache(maxsize=64)
+def _template(tasks: tuple[str, ...], predicted: bool, latent: bool) -> bytes:
     """Return one candidate's JSON with a %b for each value; task names hold no percent sign."""
-    if ranking.predicted is None:
+    if not predicted:
         return b'{"id":"%b","score":%b}'
-    tasks = ",".join(f'"{name}":%b' for name in ranking.snapshot.model.manifest.task_names)
-    latent = f'"p_up":%b,"p_joint":{{{tasks}}},' if ranking.predicted.p_up_N is not None else ""
-    return f'{{"id":"%b","score":%b,{latent}"p":{{{tasks}}}}}'.encode()
+    each = ",".join(f'"{name}":%b' for name in tasks)
+    up = f'"p_up":%b,"p_joint":{{{each}}},' if latent else ""
+    return f'{{"id":"%b","score":%b,{up}"p":{{{each}}}}}'.encode()
 
 
 def _numbers(values: np.ndarray[tuple[int, ...], np.dtype[np.floating]]) -> list[bytes]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.server import open_socket
+from service.sockets import open_socket
 
 
 def cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
