@@ -48,6 +48,8 @@ from training.validate import measure
 
 STATE_INTERVAL_S = 30.0
 SAMPLE_ROWS = 20_000
+STEPS_SHOWN = 10
+"""Steps of which TensorBoard shows the mean loss."""
 ALONE = Ranks()
 Report = Callable[[str], None]
 
@@ -127,6 +129,7 @@ class Trainer:
         self._averages = _floats(self.kept)
         self._forward = self.network if ranks.count == 1 else data_parallel(self.network)
         self._board: SummaryWriter | None = None
+        self._losses: list[float] = []
         self._saved_at = time.monotonic()
         self._save_is_due = False
 
@@ -137,7 +140,7 @@ class Trainer:
         try:
             while self.progress.epoch < self.config.epochs and not self._out_of_patience():
                 for batch in self.batches.epoch(self.progress.epoch, self.progress.batch):
-                    self._show("train/loss", self.step(batch))
+                    self._note(self.step(batch))
                     if self._validation_is_due():
                         self._validate()
                         self._save()
@@ -247,6 +250,13 @@ class Trainer:
         if better:
             self.progress.best_loss, self.progress.best_validation = loss, len(self.progress.validations) - 1
             self._write(MODEL_FILE, self.kept.state_dict(), {})
+
+    def _note(self, loss: float) -> None:
+        """Keep a step's loss; show the mean of every so many, since one by one they would cost as much as Adam."""
+        self._losses.append(loss)
+        if len(self._losses) == STEPS_SHOWN:
+            self._show("train/loss", sum(self._losses) / STEPS_SHOWN)
+            self._losses.clear()
 
     def _show(self, name: str, value: float) -> None:
         if self._board is not None:

@@ -8,6 +8,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bundle.files import write_file
 from cli import main
@@ -224,3 +225,13 @@ def test_data_that_is_not_prepared_is_named(tmp_path, capsys):
     assert main(["train", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "run")]) == 2
     assert "prepared.json" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_holds_the_mean_loss_of_every_ten_steps(prepared, tmp_path, monkeypatch):
+    losses: list[float] = []
+    step = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, batch: losses.append(step(self, batch)) or losses[-1])
+    trainer(tmp_path / "run", prepared).fit()
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload().Scalars("train/loss")
+    shown = {event.step: event.value for event in events}
+    assert shown == {at: pytest.approx(sum(losses[at - 10 : at]) / 10) for at in range(10, len(losses) + 1, 10)}
