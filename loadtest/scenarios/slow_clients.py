@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -50,6 +51,7 @@ def run(settings: Settings) -> ScenarioResult:
     sent, failed = sum(one.planned for one in measured), sum(one.planned - one.ok for one in measured)
     figures = {
         "requests": sent,
+        "answers": dict(sum((Counter(one.statuses) for one in measured), Counter())),
         "slow_sockets_left": left,
         **{
             f"{name}_without_and_with": [round(ratios[name].reference, 2), round(ratios[name].candidate, 2)]
