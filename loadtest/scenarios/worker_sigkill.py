@@ -22,8 +22,8 @@ from loadtest.scenarios.stack import PATIENT, Ranker, serving_pids, until
 WORKERS = 2
 CANDIDATES = 300
 REPLACED_WITHIN_S = 20.0
-RACE_S = 0.05
-"""A request may go out on a connection whose other end has just died."""
+RACE_S = 0.25
+"""A request may go out on a connection whose other end has just died; on a busy machine the sender learns it late."""
 _FULL, _QUICK = 6, 1
 _BETWEEN_S = (1.0, 2.0)
 
@@ -71,7 +71,7 @@ def run(settings: Settings) -> ScenarioResult:
     figures = {
         "requests": len(load.outcome.status),
         "answers": answers_by_status(load.outcome),
-        "in_flight_at_kills": [int(_in_flight(load.outcome, [kill]).sum()) for kill in kills],
+        "in_flight_at_kills": [int(_in_flight(load.outcome, [kill], 0.0).sum()) for kill in kills],
         "replaced_s": [round(kill.replaced_s, 2) for kill in kills],
     }
     events = [(kill.at_s, "SIGKILL") for kill in kills]
@@ -86,7 +86,7 @@ def checks(outcome: Outcome, kills: Sequence[Kill], facts: Facts) -> tuple[Check
     counted = f"{answered:,} to {len(failed):,}"
     slowest_s = float(np.max([kill.replaced_s for kill in kills]))  # NaN stays NaN
     return (
-        at_most("failed though not in flight at a kill", int((failed & ~_in_flight(outcome, kills)).sum()), 0),
+        at_most("failed though not in flight at a kill", int((failed & ~_in_flight(outcome, kills, RACE_S)).sum()), 0),
         at_most("slowest replacement", slowest_s, REPLACED_WITHIN_S, "s"),
         equal("workers replaced, by the metrics", int(facts.restarts), len(kills)),
         Check(
@@ -100,12 +100,12 @@ def _failed(outcome: Outcome) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     return (outcome.status < 200) | (outcome.status >= 300)
 
 
-def _in_flight(outcome: Outcome, kills: Sequence[Kill]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Return which requests were on their way at some kill."""
+def _in_flight(outcome: Outcome, kills: Sequence[Kill], race_s: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Return which requests were on their way at some kill, or sent so soon after it."""
     sent_s, ended_s = outcome.send_ns / 1e9, (outcome.send_ns + outcome.latency_ns) / 1e9
     found = np.zeros(len(sent_s), dtype=bool)
     for kill in kills:
-        found |= (sent_s <= kill.at_s + RACE_S) & (ended_s >= kill.at_s - RACE_S)
+        found |= (sent_s <= kill.at_s + race_s) & (ended_s >= kill.at_s)
     return found
 
 
