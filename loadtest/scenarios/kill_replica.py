@@ -35,8 +35,8 @@ def run(settings: Settings) -> ScenarioResult:
             for _ in range(settings.amount(_FULL, _QUICK)):
                 time.sleep(rng.uniform(*_APART_S))
                 replica = rng.choice(list(pair.replicas))
-                replica.kill()
                 killed.append(time.monotonic())
+                replica.kill()
                 time.sleep(rng.uniform(2.0, 3.0))  # the other one carries all
                 replica.start()
                 ready.append(time.monotonic())

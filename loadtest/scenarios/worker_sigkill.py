@@ -56,8 +56,8 @@ def run(settings: Settings) -> ScenarioResult:
             for number in range(settings.amount(_FULL, _QUICK)):
                 time.sleep(rng.uniform(*_BETWEEN_S))
                 victim = rng.choice(ranker.worker_pids())
-                os.kill(victim, signal.SIGKILL)
                 at = time.monotonic()
+                os.kill(victim, signal.SIGKILL)
                 replaced_s = until(partial(_all_serve, ranker, victim), REPLACED_WITHIN_S + 10)
                 settings.say(f"kill {number + 1}: replaced in {replaced_s or float('nan'):.1f} s")
                 moments.append((at, float("nan") if replaced_s is None else replaced_s))
