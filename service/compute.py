@@ -2,8 +2,9 @@
 
 To hand a request to a thread and its answer back takes more CPU time than a small request's model: two wake-ups, and
 the interpreter's lock changing hands a dozen times. So a request that is expected to take no longer than `inline_ms`
-is computed by the loop itself, one in each of its turns: between two of them it reads what has arrived, lets in or
-refuses, and answers probes, so that limits and deadlines hold as they do before threads. What is expected is what
+is computed by the loop itself, what waits for `TURN_SECONDS` in each of its turns: between them it reads what has
+arrived, lets in or refuses, and answers probes, so that limits and deadlines hold as they do before threads. (With one
+request a turn, refusals would take nearly all turns of an overloaded worker.) What is expected is what
 requests of the same size in the same encoding took lately; of those never seen the first goes to a thread.
 
 Knows nothing of what a job does.
@@ -14,10 +15,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections import deque
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
+TURN_SECONDS = 0.01
+"""After so long of computing the loop does everything else that is to be done, before it goes on."""
 LEARNED = 0.1
 """Weight of the newest job in what its kind is expected to take, where it took less; where more, it is believed."""
 BELIEVED = 2.0
@@ -63,7 +67,7 @@ class Compute:
         if self._is_short(job):
             self._short.append(job)
             if len(self._short) == 1:
-                loop.call_soon(self._next_short, loop)
+                loop.call_soon(self._compute_short, loop)
             return True
         while len(self._threads) < self._wanted:
             self._threads.append(threading.Thread(target=self._serve, name=f"rank-{len(self._threads)}", daemon=True))
@@ -84,14 +88,19 @@ class Compute:
     def _is_short(self, job: Task) -> bool:
         return job.kind is not None and self._expected_s.get(job.kind, self._inline_s) < self._inline_s
 
-    def _next_short(self, loop: asyncio.AbstractEventLoop) -> None:
-        job = self._short[0]
-        job.run()
-        self._short.popleft()
-        if self._short:
-            loop.call_soon(self._next_short, loop)  # after what has arrived is read
-        self._learn(job)
-        job.finish()
+    def _compute_short(self, loop: asyncio.AbstractEventLoop) -> None:
+        end = time.perf_counter() + TURN_SECONDS
+        while True:
+            job = self._short[0]
+            job.run()
+            self._short.popleft()
+            self._learn(job)
+            job.finish()
+            if not self._short:
+                return
+            if time.perf_counter() >= end:
+                loop.call_soon(self._compute_short, loop)  # after what has arrived is read
+                return
 
     def _serve(self) -> None:
         while (taken := self._queue.get()) is not None:
