@@ -105,14 +105,17 @@ class Admission:
         return self.in_flight < self.limit_for(int(text or 0) if asked else self._settings.deadline_ms)
 
     def refusal(self) -> Overloaded:
-        """Count a request that finds no permit; return what it is answered."""
-        self._shed.inc()
+        """Return what a request that finds no permit is answered; `count_shed` counts it."""
         return Overloaded(
             "requests in flight",
             found=self.in_flight,
             expected=f"fewer than {min(self.limit, self.in_flight)}",
             retry_after_seconds=self._settings.retry_after_seconds,
         )
+
+    def count_shed(self) -> None:
+        """Count a request that found no permit."""
+        self._shed.inc()
 
     def take(self, budget_ms: int | None = None) -> None:
         """Take a permit, for a request with this deadline; whoever does must `give_back` it.
@@ -121,6 +124,7 @@ class Admission:
             Overloaded: none is free.
         """
         if self.in_flight >= (self.limit if budget_ms is None else self.limit_for(budget_ms)):
+            self.count_shed()
             raise self.refusal()
         self.in_flight += 1
         self._metrics.in_flight.set(self.in_flight)

@@ -38,12 +38,13 @@ class Door:
 
     def refuse(self, keep_alive: bool) -> bytes:
         """Count a refusal and return its answer."""
-        refusal = self._admission.refusal()
+        self._admission.count_shed()
         self._refused.inc()
         key = (self._admission.in_flight, self._admission.limit)
         if key not in self._answers:
             if len(self._answers) >= _MOST_ANSWERS:
                 self._answers.clear()
+            refusal = self._admission.refusal()
             self._answers[key] = _answer(problem(refusal), refusal.status, refusal.headers)
         answer = self._answers[key]
         return answer if keep_alive else answer.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1)

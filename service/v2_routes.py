@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
 from bundle.features import CategoricalListFeature, NumericFeature
+from service.admission import DEADLINE_HEADER
 from service.caller import for_callers
 from service.errors import HeaderInvalid, ModelUnknown, NotReady
 from service.job import Job, Order
@@ -90,7 +91,8 @@ def v2_routes(worker: Worker) -> APIRouter:
             wanted=wanted_variants(headers.get(FORCE_HEADER)),
             privileged=worker.admin_keys.holds(headers.get(ADMIN_KEY_HEADER)),
         )
-        if not worker.admission.has_room:
+        if not worker.admission.room_by(headers.get(DEADLINE_HEADER)):
+            worker.admission.count_shed()
             raise worker.admission.refusal()
         try:
             body = await read_body(request, worker.settings.max_body_bytes)
