@@ -20,7 +20,7 @@ from collections import deque
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
-TURN_SECONDS = 0.01
+TURN_SECONDS = 0.001
 """After so long of computing the loop does everything else that is to be done, before it goes on."""
 LEARNED = 0.1
 """Weight of the newest job in what its kind is expected to take, where it took less; where more, it is believed."""
