@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from loadtest.scenarios.scenario import Settings
 from loadtest.scenarios.stack import Ranker, nginx_in_front
 
-BEHIND_NGINX = {"DLEN_DEADLINE_MS": "400"}
+BEHIND_NGINX: Mapping[str, str] = MappingProxyType({"DLEN_DEADLINE_MS": "400"})
 """As in docker-compose.yml: below nginx's proxy_read_timeout."""
 
 
@@ -30,10 +31,10 @@ class Pair:
 
 
 @contextmanager
-def behind_nginx(settings: Settings, **changes: str) -> Iterator[Pair]:
-    """Run two rankers of one worker each behind nginx until the block ends; `changes` as for `nginx_config`."""
+def behind_nginx(settings: Settings, environment: Mapping[str, str] = BEHIND_NGINX) -> Iterator[Pair]:
+    """Run two rankers of one worker each behind nginx until the block ends."""
     with ExitStack() as stack:
-        made = [Ranker(settings, f"ranker-{number}", environment=BEHIND_NGINX) for number in (1, 2)]
+        made = [Ranker(settings, f"ranker-{number}", environment=environment) for number in (1, 2)]
         first, second = [stack.enter_context(ranker) for ranker in made]
-        url = stack.enter_context(nginx_in_front(settings.folder, (first.port, second.port), **changes))
+        url = stack.enter_context(nginx_in_front(settings.folder, (first.port, second.port)))
         yield Pair(url, made, settings.folder / "access.log")

@@ -14,6 +14,7 @@ from loadtest.run import Load, run_load
 from loadtest.scenarios.replicas import Pair, behind_nginx
 from loadtest.scenarios.scenario import Check, Scenario, ScenarioResult, Settings, at_least, at_most, equal
 from loadtest.scenarios.slow_sockets import slow_sockets
+from loadtest.scenarios.stack import PATIENT
 from loadtest.traffic import build_requests, parse_target
 
 MOST_RATIO = 1.20
@@ -29,7 +30,7 @@ def run(settings: Settings) -> ScenarioResult:
     rounds = settings.amount(_ROUNDS, _QUICK_ROUNDS)
     measured: list[Measurement] = []
     left: list[int] = []
-    with behind_nginx(settings) as pair:
+    with behind_nginx(settings, PATIENT) as pair:
         good = _good_traffic(settings, pair, measured)
         address = urlsplit(pair.url)
         good(-1)
