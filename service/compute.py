@@ -2,7 +2,7 @@
 
 To hand a request to a thread and its answer back takes more CPU time than a small request's model: two wake-ups, and
 the interpreter's lock changing hands a dozen times. So a request that is expected to take no longer than `inline_ms`
-is computed by the loop itself, what waits for `TURN_SECONDS` in each of its turns: between them it reads what has
+is computed by the loop itself, for some of `TURN_SECONDS` in each of its turns: between them it reads what has
 arrived, lets in or refuses, and answers probes, so that limits and deadlines hold as they do before threads. (With one
 request a turn, refusals would take nearly all turns of an overloaded worker.) What is expected is what
 requests of the same size in the same encoding took lately; of those never seen the first goes to a thread.
@@ -20,8 +20,9 @@ from collections import deque
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
-TURN_SECONDS = 0.001
-"""After so long of computing the loop does everything else that is to be done, before it goes on."""
+TURN_SECONDS = (0.001, 0.01)
+"""After so long of computing the loop does everything else, which is at most what a refusal waits for: as long as
+everything else took before, within these bounds, so that half of its time is computing, whatever is asked of it."""
 LEARNED = 0.1
 """Weight of the newest job in what its kind is expected to take, where it took less; where more, it is believed."""
 BELIEVED = 2.0
@@ -58,6 +59,7 @@ class Compute:
         self._threads: list[threading.Thread] = []
         self._queue: SimpleQueue[tuple[asyncio.AbstractEventLoop, Task] | None] = SimpleQueue()
         self._short: deque[Task] = deque()
+        self._computed = 0.0
         self._expected_s: dict[Kind, float] = {}
         self._last_s: dict[Kind, float] = {}
 
@@ -89,16 +91,19 @@ class Compute:
         return job.kind is not None and self._expected_s.get(job.kind, self._inline_s) < self._inline_s
 
     def _compute_short(self, loop: asyncio.AbstractEventLoop) -> None:
-        end = time.perf_counter() + TURN_SECONDS
+        now = time.perf_counter()
+        least, most = TURN_SECONDS
+        end = now + min(max(least, now - self._computed), most)
         while True:
             job = self._short[0]
             job.run()
             self._short.popleft()
             self._learn(job)
             job.finish()
+            self._computed = time.perf_counter()
             if not self._short:
                 return
-            if time.perf_counter() >= end:
+            if self._computed >= end:
                 loop.call_soon(self._compute_short, loop)  # after what has arrived is read
                 return
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -94,7 +95,7 @@ def test_a_short_job_does_not_wait_for_a_long_one():
     with_compute(test)
 
 
-@pytest.mark.parametrize(("turn_seconds", "a_turn"), [(0.0, 1), (60.0, 5)])
+@pytest.mark.parametrize(("turn_seconds", "a_turn"), [((0.0, 0.0), 1), ((60.0, 60.0), 5)])
 def test_after_its_share_of_a_turn_the_loop_does_what_else_is_to_be_done(monkeypatch, turn_seconds, a_turn):
     monkeypatch.setattr(service.compute, "TURN_SECONDS", turn_seconds)
 
@@ -108,6 +109,21 @@ def test_after_its_share_of_a_turn_the_loop_does_what_else_is_to_be_done(monkeyp
             await asyncio.sleep(0)
             finished.append(sum(job.finished.is_set() for job in jobs))
         assert finished == [min(5, a_turn * turn) for turn in range(1, 6)]
+
+    with_compute(test)
+
+
+def test_the_more_else_there_was_to_do_the_longer_the_loop_computes(monkeypatch):
+    monkeypatch.setattr(service.compute, "TURN_SECONDS", (0.0, 60.0))
+
+    async def test(compute: Compute) -> None:
+        await done(compute, Job())
+        jobs = [Job() for _ in range(5)]
+        for job in jobs:
+            assert compute.submit(job)
+        compute._computed = time.perf_counter() - 30.0
+        await asyncio.sleep(0)
+        assert all(job.finished.is_set() for job in jobs)
 
     with_compute(test)
 
