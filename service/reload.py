@@ -1,13 +1,15 @@
 """Models and fusion config as they are on disk → what serves; looked at again and again.
 
-Config and models are looked at by a thread each, so that a model that takes long to load does not hold up a config;
-a lock lets one of them publish at a time. Files are compared by content, so renames, ConfigMap swaps and rewrites in
+Config and models are looked at by a thread each, so that a model that takes long to load does not hold up a config; a
+lock lets one of them publish at a time. Files are compared by content, so renames, ConfigMap swaps and rewrites in
 place are all seen. What does not fit is logged, counted and left alone until it changes; the last good model and
-config go on serving.
+config go on serving. What is replaced leaves cycles of references behind, which the collector, called rarely by
+itself (`server.py`), is called for.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Callable
@@ -83,10 +85,11 @@ class Reloader:
 
     def look_at_models(self) -> None:
         """Take over models that have changed."""
-        complaints = [
-            self.repository.refresh(name, self._publish, self.config.version) for name in self.repository.serving
-        ]
+        before = self.repository.serving
+        complaints = [self.repository.refresh(name, self._publish, self.config.version) for name in before]
         self._metrics.reload_ok.labels("model").set(not any(complaints))
+        if self.repository.serving is not before:
+            gc.collect()
 
     def look_at_config(self) -> None:
         """Take over the config if it has changed and fits every model that serves."""
@@ -108,6 +111,7 @@ class Reloader:
             self._metrics.retire(self._metrics.config_info, previous.version)
             _LOG.info("config %s serves", config.version)
             self.source.record(reading.files, previous.version)
+            gc.collect()
         self._note_config(config)
 
     def _run(self, look: Callable[[], None]) -> None:
