@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,6 +124,18 @@ def test_a_newer_version_takes_over_and_models_that_go_away_stay(reloader, place
     shutil.rmtree(places[0])
     reloader.look()
     assert serving(reloader) == (2, 3.0)
+
+
+def test_a_version_that_serves_no_more_is_let_go_of_at_once(reloader, places, make_bundle):
+    old = weakref.ref(reloader._serving.choose(None).model.engine)
+    gc.disable()  # by itself it looks rarely
+    try:
+        make_bundle(places[0] / "tiny" / "2", seed=2)
+        reloader.look()
+        assert serving(reloader)[0] == 2
+        assert old() is None
+    finally:
+        gc.enable()
 
 
 def test_of_many_versions_only_the_last_two_show_distributions(reloader, places, make_bundle):
