@@ -22,14 +22,15 @@ def draw(document: Document) -> dict[str, bytes]:
 
 def draw_speed(documents: Sequence[Document]) -> bytes:
     """Return a picture of rows per second of CPU time by library, one panel per size."""
-    canvas = Figure(figsize=(5 * len(documents), 2.8), layout="constrained")
+    canvas = Figure(figsize=(6 * len(documents), 3), layout="constrained")
     for panel, document in zip(canvas.subplots(1, len(documents), squeeze=False)[0], documents, strict=True):
         libraries = document["libraries"]
         names = list(libraries)[::-1]
         colours = ["C0" if name.startswith("dlen") else "C7" for name in names]
         bars = panel.barh(names, [libraries[name]["rows_per_cpu_s"] for name in names], color=colours)
         panel.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize="small")
-        panel.margins(x=0.18)
+        panel.margins(x=0.25)
+        panel.locator_params(axis="x", nbins=5)
         panel.set(title=f"{document['title']}", xlabel="rows per second of CPU, one thread")
         panel.grid(axis="x", alpha=0.3)
     return _png(canvas)
