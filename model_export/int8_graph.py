@@ -7,7 +7,7 @@ is the first convolution's int32 bias, computed once per request: of weights in 
 next to nothing. One DequantizeLinear per kind of output;
 mixtures, towers and heads stay in float32.
 
-U8S8 only: U8U8 is half as fast and S8S8 six times slower; static QDQ of a Gemm whose C is not a constant is
+U8S8 only: U8U8 is half as fast and S8S8 six times slower (with VNNI); static QDQ of a Gemm whose C is not a constant is
 not fused at all. Proven equal to `int8_reference` by `parity`.
 """
 
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bundle.manifest import ITEM_CODES, ITEM_VALUES, Tensor
-from model_export.graph import Layer, ServingGraph
+from model_export.graph import ServingGraph
 from model_export.item_columns import ITEM_ZERO_POINT, WEIGHT_STEPS, ItemRows, item_rows
 from model_export.onnx_writer import GraphWriter
-from model_export.quantise import REQUEST_STEPS, IntegerLayer, Quantised
+from model_export.quantise import REQUEST_STEPS, IntegerLayer, Quantised, RequestHalf
 from model_export.wiring import array, backbone_reads_items, first_experts, gates_on_items, latent_network
 from training.models.layers import BatchedMLP, Block, PartLayout
 
@@ -109,19 +109,19 @@ class Int8Graph(ServingGraph):
 
     # ---- layers that read x
 
-    def layers_on_x(self) -> dict[str, Layer]:
-        """Return the request's half of integer layers that read x: weight [Kr, H], bias [H], in accumulated units."""
+    def halves_of_request(self) -> dict[str, RequestHalf]:
+        """Return the request's half of the integer layers that read x, in accumulated units, by name."""
         experts = first_experts(self.network) if backbone_reads_items(self.network) else None
         named = {"expert": experts, "latent": latent_network(self.network)}
-        halves: dict[str, Layer] = {}
+        halves: dict[str, RequestHalf] = {}
         for name, mlp in named.items():
             halves |= {} if mlp is None else self._request_halves(name, mlp)
         return halves
 
-    def _request_halves(self, name: str, network: nn.Module) -> dict[str, Layer]:
-        layer = self.quantised.layers[network][0]
-        assert layer.request_EKH is not None
-        return {f"{name} {e}": (layer.request_EKH[e], layer.bias_EH[e]) for e in range(len(layer.bias_EH))}
+    def _request_halves(self, name: str, network: nn.Module) -> dict[str, RequestHalf]:
+        halves = self.quantised.layers[network][0].request
+        assert halves is not None
+        return {f"{name} {e}": half for e, half in enumerate(halves)}
 
     def _open_layers_on_x(self, x_request: str | None) -> None:
         """Compute the request's share once: of the chains as int32 bias, of the gates as float32.
@@ -132,44 +132,40 @@ class Int8Graph(ServingGraph):
         if not backbone_reads_items(self.network):
             self._open_backbone_on_request(x_request)
         w = self.writer
-        layers = self.layers_on_x()
-        share = w.reshape(self._share_in_bytes(x_request, list(layers.values())), [-1])
+        halves = self.halves_of_request()
+        share = w.reshape(self._share_in_bytes(x_request, list(halves.values())), [-1])
         whole = w.op("Cast", w.op("Round", share), to=_INT32)
         later = {
             (id(layer), e): np.rint(layer.bias_EH[e]).astype(np.int32)
             for of_network in self.quantised.layers.values()
             for layer in of_network
-            if layer.request_EKH is None and layer.weight_EKH.shape[1] >= WIDE_INPUT
+            if layer.request is None and layer.weight_EKH.shape[1] >= WIDE_INPUT
             for e in range(len(layer.bias_EH))
         }
         if later:
             whole = w.concat([whole, w.constant(np.concatenate(list(later.values())))], axis=0)
-        sizes = [len(bias) for _, bias in layers.values()] + [len(bias) for bias in later.values()]
+        sizes = [len(half.bias_H) for half in halves.values()] + [len(bias) for bias in later.values()]
         pieces = w.split(whole, sizes, axis=0)
-        self.shares_of_request |= dict(zip(layers, pieces, strict=False))
-        self.later_biases = dict(zip(later, pieces[len(layers) :], strict=True))
+        self.shares_of_request |= dict(zip(halves, pieces, strict=False))
+        self.later_biases = dict(zip(later, pieces[len(halves) :], strict=True))
         for name, gates in gates_on_items(self.network).items():
             layer = self.quantised.layers[gates][0]
-            ((weight, bias),) = self._request_halves(name, gates).values()
-            scale = layer.scale_EH[0]
-            self.shares_of_request[name] = w.reshape(
-                self._share_in_bytes(x_request, [(weight * scale, bias * scale)]), [-1]
-            )
+            (half,) = self._request_halves(name, gates).values()
+            in_logits = half.in_units(layer.scale_EH[0])
+            self.shares_of_request[name] = w.reshape(self._share_in_bytes(x_request, [in_logits]), [-1])
             self.gate_layers[name] = layer
 
-    def _share_in_bytes(self, x_request: str | None, layers: Sequence[Layer]) -> str:
-        """Return x_request · W + b [1, ΣH] of layers side by side; weights are 127 steps of a channel's largest.
+    def _share_in_bytes(self, x_request: str | None, halves: Sequence[RequestHalf]) -> str:
+        """Return x_request · W + b [1, ΣH] of layers side by side.
 
         x is 256·high + low steps, each a byte around the zero point: two rows of one product.
         """
-        if x_request is None:
-            return self._share_of_request(x_request, layers)
         w = self.writer
-        weight = np.concatenate([weight for weight, _ in layers], axis=1)
-        bias = np.concatenate([bias for _, bias in layers])
-        largest = np.abs(weight).max(axis=0, initial=0)
-        scale = (np.where(largest > 0, largest, 1) / WEIGHT_STEPS).astype(np.float32)
-        whole = w.constant(np.rint(weight / scale).astype(np.int8))
+        bias = np.concatenate([half.bias_H for half in halves])
+        if x_request is None:
+            return w.constant(bias[None, :])
+        whole = w.constant(np.concatenate([half.weight_KH for half in halves], axis=1))
+        scale = np.concatenate([half.step_H for half in halves])
         step = np.float32(self.quantised.request_reach / REQUEST_STEPS)
         coarse, fine = (w.constant(np.array(size, dtype=np.float32)) for size in (256 * step, step))
         high = w.op("QuantizeLinear", x_request, coarse, self.middle)

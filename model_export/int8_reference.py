@@ -44,14 +44,13 @@ class _OnX(nn.Module):
         """Return the item part's product and the request's share, [E, B, H] each, in accumulated units."""
         layer = self.layers[0]
         steps = self.items.steps(x_BK[:, self.request_width :])
-        assert layer.request_EKH is not None
-        request = self._request_steps(x_BK[:, : self.request_width]) @ torch.from_numpy(layer.request_EKH).double()
-        return torch.stack(
-            [
-                steps.double() @ _whole(layer.weight_EKH),
-                request + torch.from_numpy(layer.bias_EH).double()[:, None],
-            ]
-        )
+        assert layer.request is not None
+        request = self._request_steps(x_BK[:, : self.request_width])
+        shares = [
+            request @ _whole(half.weight_KH) * torch.from_numpy(half.step_H).double() + torch.from_numpy(half.bias_H)
+            for half in layer.request
+        ]
+        return torch.stack([steps.double() @ _whole(layer.weight_EKH), torch.stack(shares)])
 
     def _request_steps(self, x_request: Tensor) -> Tensor:
         """Return the request part of x in whole steps of two bytes, float64 [B, Kr]."""
@@ -69,7 +68,7 @@ class _Networks(_OnX):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [E, B, H], whole numbers 0…255."""
-        if self.layers[0].request_EKH is not None:
+        if self.layers[0].request is not None:
             item, share = self.accumulated(x)
             y, later = _rescaled(item + share.round(), self.layers[0]), self.layers[1:]
         else:

@@ -32,7 +32,8 @@ class ItemColumns:
     """Column k holds round(x[source] / divisor + shift), −127…127, one step being worth `worth`.
 
     The c columns of one value differ in shift only, by 1/c each: floors of y + j/c add up to the floor of
-    c·y (Hermite), so together they are the value in steps of divisor / c.
+    c·y (Hermite), so together they are the value in steps of divisor / c. They do not lie side by side: equal weights
+    of neighbours would have to be half as many steps (`quantise.steps_of`).
     """
 
     source_K: NDArray[np.int64]
@@ -83,7 +84,7 @@ def item_columns(inputs: InputLayer, values: Tensor) -> ItemColumns:
     copies[len(embedded) :: 2] = VALUE_COPIES  # every other column marks missing values: 0 or 1
     reach = np.where(reach > 0, reach, 1)  # never seen: a mark of missing values, that may still come
     divisor = np.r_[np.maximum(embedded, _TINY) / WEIGHT_STEPS, reach / (WEIGHT_STEPS - 1)].astype(np.float32)
-    source = np.repeat(np.arange(len(copies)), copies)
-    turn = np.arange(len(source)) - np.repeat(np.cumsum(copies) - copies, copies)
+    columns = [np.flatnonzero(copies > turn) for turn in range(VALUE_COPIES)]  # one of each, then the second ones
+    source, turn = np.concatenate(columns), np.repeat(np.arange(VALUE_COPIES), [len(column) for column in columns])
     shift = (turn + 0.5) / copies[source] - 0.5
     return ItemColumns(source, divisor[source], shift.astype(np.float32), (divisor / copies).astype(np.float32)[source])

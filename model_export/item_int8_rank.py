@@ -10,10 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from bundle.manifest import ITEM_ROWS, Tensor
-from model_export.graph import Layer
 from model_export.int8_graph import WIDE_INPUT, Int8Graph
 from model_export.item_halves import Floats, HalfSteps, gate_widths, hidden_widths, networks_on_x
-from model_export.quantise import IntegerLayer, Quantised, integer_layer
+from model_export.quantise import IntegerLayer, Quantised, RequestHalf, integer_layer
 from model_export.wiring import array, backbone_reads_items, gates_on_items
 from training.models.layers import BatchedMLP, PartLayout
 
@@ -53,7 +52,7 @@ class RankLayer1Int8(RankPackedInt8):
         sizes = [*self.hidden.values(), *([2 * logits] if logits else [])]
         pieces = w.split(self._image(ITEM_ROWS, sum(sizes)), sizes, axis=3)
         self.rows = dict(zip(self.hidden, pieces, strict=False))
-        thresholds = [self._threshold(name, layer) for name, layer in self.layers_on_x().items()]
+        thresholds = [self._threshold(name, half) for name, half in self.halves_of_request().items()]
         gate_shares = [self._gate_share(name) for name in self.gates]
         share = self._share_in_bytes(x_request, thresholds + gate_shares)
         hidden = sum(self.hidden.values())
@@ -66,11 +65,9 @@ class RankLayer1Int8(RankPackedInt8):
         if logits:
             self._open_gates(w.reshape(pieces[-1], [-1, 2 * logits]), share_of_gates[0])
 
-    def _threshold(self, name: str, layer: Layer) -> Layer:
-        """Return t = (−b − least) / step as a layer on the request part: b is the share in activation units."""
-        weight, bias = layer
-        unit = self._unit(name)
-        return -weight * (unit / self.step[name]), -(bias * unit + self.least[name]) / self.step[name]
+    def _threshold(self, name: str, half: RequestHalf) -> RequestHalf:
+        """Return t = (−b − least) / step as a half of its own: b is the share in activation units."""
+        return half.in_units(-self._unit(name) / self.step[name]).plus(-self.least[name] / self.step[name])
 
     def _unit(self, name: str) -> Floats:
         """Return the worth [H] of an accumulated unit of a first layer."""
@@ -78,11 +75,11 @@ class RankLayer1Int8(RankPackedInt8):
         scale_EH = self.quantised.layers[networks_on_x(self.quantised)[group]][0].scale_EH
         return np.asarray(scale_EH[int(e)])
 
-    def _gate_share(self, name: str) -> Layer:
-        """Return the request's share of gate logits, and the least item halves, as a layer on the request part."""
-        ((weight, bias),) = self._request_halves(name, gates_on_items(self.network)[name]).values()
+    def _gate_share(self, name: str) -> RequestHalf:
+        """Return the request's share of gate logits, and the least item halves."""
+        (half,) = self._request_halves(name, gates_on_items(self.network)[name]).values()
         scale = self.quantised.layers[gates_on_items(self.network)[name]][0].scale_EH[0]
-        return weight * scale, bias * scale + self.least[name]
+        return half.in_units(scale).plus(self.least[name])
 
     def _open_gates(self, rows: str, share: str) -> None:
         """Compute the logits of all gates: each from two bytes, high and low, and the request's share."""
@@ -108,7 +105,7 @@ class RankLayer1Int8(RankPackedInt8):
         skipped = {id(layer) for mlp in on_x for layer in self.quantised.layers[mlp][:2]}
         for of_network in self.quantised.layers.values():
             for layer in of_network:
-                if layer.request_EKH is None and layer.weight_EKH.shape[1] >= WIDE_INPUT and id(layer) not in skipped:
+                if layer.request is None and layer.weight_EKH.shape[1] >= WIDE_INPUT and id(layer) not in skipped:
                     edges.append(w.constant(np.rint(layer.bias_EH).astype(np.int32).reshape(-1)))
                     names += [(id(layer), e) for e in range(len(layer.bias_EH))]
                     sizes += [layer.bias_EH.shape[1]] * len(layer.bias_EH)

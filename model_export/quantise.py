@@ -5,6 +5,9 @@ weights on both sides (`equalise`), after which every activation is an integer 0
 layer's weights, one per output channel, is all that is left. Activations are calibrated on their maximum over
 real rows; clipping at a percentile gave 4–7 times the error. Knows nothing of ONNX.
 
+Processors without VNNI or AMX multiply bytes in pairs of neighbouring inputs, whose sum saturates at 16 bits. Steps of
+weights are chosen so that no pair can reach that far (`steps_of`): the same bundle gives the same numbers everywhere.
+
 Legend: E networks side by side, K input width, Kr and Ki its request and item part, H hidden width.
 """
 
@@ -26,6 +29,8 @@ from training.models.layers import BatchedMLP
 from training.models.network import Network
 
 ACTIVATION_STEPS = 255
+PAIR_STEPS = 127
+"""Most steps of two neighbouring inputs' weights of one sign together: rounded 128, times 255 still 16 bits."""
 REQUEST_STEPS = 256 * WEIGHT_STEPS
 """Steps, to either side, of the request part of x: two bytes, of which the high one is −127…127."""
 QUIET_CHANNEL = 0.05
@@ -36,6 +41,29 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class RequestHalf:
+    """The request part of a layer that reads x: x_request · (weight · step) + bias, in units of the layer's own.
+
+    Attributes:
+        weight_KH: int8.
+        step_H: what one step of the weights is worth; may be negative.
+        bias_H: float32.
+    """
+
+    weight_KH: NDArray[np.int8]
+    step_H: Floats
+    bias_H: Floats
+
+    def in_units(self, worth_H: Floats) -> RequestHalf:
+        """Return the same half in units of which one of this half is worth so many."""
+        return RequestHalf(self.weight_KH, self.step_H * worth_H, self.bias_H * worth_H)
+
+    def plus(self, bias_H: Floats) -> RequestHalf:
+        """Return the half with more bias."""
+        return RequestHalf(self.weight_KH, self.step_H, self.bias_H + bias_H)
+
+
+@dataclass(frozen=True)
 class IntegerLayer:
     """One layer of E networks: y = round((x_int · weight + round(bias)) · scale), clipped to 0…255.
 
@@ -43,14 +71,13 @@ class IntegerLayer:
         weight_EKH: int8; of a layer that reads x, its item part only.
         scale_EH: of an accumulated unit.
         bias_EH: in accumulated units, not yet rounded.
-        request_EKH: the request part's weights in accumulated units, float32, in 127 steps of the largest one of
-            their channel; None for other layers.
+        request: of a layer that reads x, its request part of each network.
     """
 
     weight_EKH: NDArray[np.int8]
     scale_EH: Floats
     bias_EH: Floats
-    request_EKH: Floats | None = None
+    request: tuple[RequestHalf, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -216,9 +243,10 @@ def integer_layer(weight_EKH: Floats, bias_EH: Floats, mean_EK: Floats) -> Integ
 def _on_x(weight_EKH: Floats, bias_EH: Floats, mean_EK: Floats, items: ItemColumns, request_width: int) -> IntegerLayer:
     folded = weight_EKH[:, request_width + items.source_K] * items.worth_K[:, None]
     weight, scale, correction = _steps(folded, mean_EK)
-    request, request_scale, _ = _steps(weight_EKH[:, :request_width], None)
-    stepped = request * (request_scale / scale)[:, None]
-    return IntegerLayer(weight, scale, bias_EH / scale + correction, stepped.astype(np.float32))
+    request, step, _ = _steps(weight_EKH[:, :request_width], None)
+    bias = bias_EH / scale + correction
+    halves = tuple(RequestHalf(*half) for half in zip(request, step / scale, bias, strict=True))
+    return IntegerLayer(weight, scale, bias, halves)
 
 
 def _steps(weight_EKH: Floats, mean_EK: Floats | None) -> tuple[NDArray[np.int8], Floats, Floats]:
@@ -227,12 +255,26 @@ def _steps(weight_EKH: Floats, mean_EK: Floats | None) -> tuple[NDArray[np.int8]
     Inputs are not centred (ReLU), so rounded weights move a channel's mean; the bias gives it back (Nagel et
     al., 2019, "Data-free quantization through weight equalization and bias correction", §4.2).
     """
-    largest = np.abs(weight_EKH).max(axis=1, initial=0)
-    scale = (np.where(largest > 0, largest, 1) / WEIGHT_STEPS).astype(np.float32)
+    scale = steps_of(weight_EKH)
     exact = weight_EKH / scale[:, None]
     whole = np.rint(exact)
     taken = np.zeros_like(scale) if mean_EK is None else (mean_EK[:, None] @ (exact - whole))[:, 0]
     return whole.astype(np.int8), scale, taken
+
+
+def steps_of(weight_EKH: Floats) -> Floats:
+    """Return the worth of one step of each output channel's weights [E, H].
+
+    The largest weight has 127 steps at most, and inputs 2k and 2k + 1 together no more than `PAIR_STEPS` to either
+    side; weights of opposite signs take from each other and need no such care.
+    """
+    networks, inputs, outputs = weight_EKH.shape
+    even = np.zeros((networks, inputs + inputs % 2, outputs), dtype=np.float32)
+    even[:, :inputs] = weight_EKH
+    pairs = even.reshape(networks, -1, 2, outputs)
+    either_side = [np.maximum(side * pairs, 0).sum(axis=2).max(axis=1, initial=0) for side in (1, -1)]
+    reach = np.maximum(np.abs(even).max(axis=1, initial=0) / WEIGHT_STEPS, np.maximum(*either_side) / PAIR_STEPS)
+    return np.where(reach > 0, reach, 1 / WEIGHT_STEPS).astype(np.float32)
 
 
 def _arrays(tensors: Any) -> list[Floats]:

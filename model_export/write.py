@@ -198,7 +198,7 @@ def _write_fp32(folder: Path, network: Network, rows: SampleRows, run: Run, item
 def _write_int8(folder: Path, network: Network, rows: SampleRows, run: Run, items: ItemsWanted | None) -> _Graph:
     """Write the int8 graph; its golden outputs are its own, which a machine that computes it wrongly will not give.
 
-    Without VNNI or AMX, U8S8 products saturate at 16 bits: such a machine fails the replay and does not serve.
+    No product saturates, with or without VNNI (`quantise.steps_of`), so that the replay holds on every machine.
     """
     inputs, weights = input_tensors(run.schema), WeightsFile(folder)
     quantised = quantise(network, *rows.batch(0, len(rows.codes)))

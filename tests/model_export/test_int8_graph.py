@@ -15,7 +15,7 @@ from bundle.read import input_tensors
 from model_export.int8_graph import Int8Graph
 from model_export.int8_reference import reference_network
 from model_export.parity import network_outputs, open_session, run_graph
-from model_export.quantise import quantise
+from model_export.quantise import integer_layer, quantise
 from training.models.config import ModelName
 
 WIDE = {"expert_hidden": (32, 16), "latent_hidden": (32, 16), "tower_hidden": (8,)}
@@ -93,3 +93,20 @@ def test_layers_of_256_inputs_and_their_biases_that_come_at_run_time(tmp_path, m
         np.testing.assert_allclose(found[output], wanted, rtol=0, atol=2e-3)
     for output, wanted in network_outputs(network, *rows.rows_of(0, items)).items():
         np.testing.assert_allclose(found[output], wanted, rtol=0, atol=0.02)
+
+
+@given(data=st.data(), inputs=st.integers(1, 33), spread=st.sampled_from([0.0, 1.0, 4.0]))
+@settings(max_examples=100)
+def test_no_two_neighbouring_inputs_can_reach_beyond_16_bits(data, inputs, spread):
+    """What `vpmaddubsw` adds before it saturates: bytes times signed bytes, in pairs."""
+    random = np.random.default_rng(data.draw(st.integers(0, 999)))
+    weight_EKH = (random.normal(size=(2, inputs, 3)) * np.exp(spread * random.normal(size=(2, inputs, 1)))).astype("f4")
+    weight_EKH = np.abs(weight_EKH) if data.draw(st.booleans()) else weight_EKH
+    layer = integer_layer(weight_EKH, np.zeros((2, 3), np.float32), np.zeros((2, inputs), np.float32))
+    steps = np.zeros((2, inputs + inputs % 2, 3), dtype=np.int64)
+    steps[:, :inputs] = layer.weight_EKH
+    pairs = steps.reshape(2, -1, 2, 3)
+    for side in (pairs.clip(0, None), pairs.clip(None, 0)):
+        assert np.abs(255 * side.sum(axis=2)).max() <= np.iinfo(np.int16).max
+    reached = np.maximum(np.abs(steps).max(axis=1), np.abs(pairs.sum(axis=2)).max(axis=1))
+    assert (reached >= 126).all()  # and no more bits are given away than that takes
