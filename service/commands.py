@@ -38,7 +38,7 @@ def _register_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser
     serve.add_argument("--port", help="port of the API, 0 for a free one (default 8080)")
     serve.add_argument("--metrics-host", help="address of /metrics (default 127.0.0.1)")
     serve.add_argument("--metrics-port", help="port of /metrics, 0 for a free one (default 9100)")
-    serve.add_argument("--workers", help="worker processes (default 1)")
+    serve.add_argument("--workers", help="worker processes (default 0: one per core)")
     serve.add_argument("--settings", type=Path, metavar="FILE", help="YAML file of settings")
     serve.set_defaults(run=run_serve)
 

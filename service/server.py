@@ -53,8 +53,8 @@ class DrainingServer(uvicorn.Server):
         self._lifecycle = lifecycle
         self._lag = lag
         self._ticked: float | None = None
-        parent = multiprocessing.parent_process()
-        self._supervisor = None if parent is None else parent.pid
+        self._supervisor = multiprocessing.parent_process()
+        self._forked_from = os.getppid()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain; a second signal ends the window, so that Ctrl-C twice is quick."""
@@ -68,11 +68,17 @@ class DrainingServer(uvicorn.Server):
         self._ticked = now
         if self._beats is not None:
             self._beats.value += 1
-        if self._supervisor not in (None, os.getppid()) and self._lifecycle.stop_at is None:
+        if self._is_orphan() and self._lifecycle.stop_at is None:
             self._lifecycle.drain()
         if self._lifecycle.stopped:
             self.should_exit = True
         return await super().on_tick(counter)
+
+    def _is_orphan(self) -> bool:
+        """Say whether the supervisor is gone, or the process between it and this one that tells it of an end."""
+        if self._supervisor is None:
+            return False
+        return os.getppid() != self._forked_from or not self._supervisor.is_alive()
 
 
 def serve_one(settings: Settings) -> int:

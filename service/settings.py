@@ -48,7 +48,9 @@ class Settings(BaseModel):
     port: int = Field(default=8080, ge=0, le=65535, description="Port of the API; 0 takes a free one.")
     metrics_host: str = Field(default="127.0.0.1", description="Address that /metrics listens on.")
     metrics_port: int = Field(default=9100, ge=0, le=65535, description="Port of /metrics; 0 takes a free one.")
-    workers: int = Field(default=1, ge=1, le=256, description="Worker processes; one per core is best.")
+    workers: int = Field(
+        default=0, ge=0, le=256, description="Worker processes; 0: one per core that this process may use."
+    )
     threads: int = Field(
         default=1, ge=1, le=64, description="Requests a worker computes at a time; each uses one thread."
     )

@@ -1,7 +1,8 @@
 """`dlen serve`: one process, or a supervisor over several workers that share a socket.
 
 The supervisor loads no model and answers no request: it starts workers, kills one that hangs, starts a new one where
-one died, shows the workers' metrics as one, and passes the signal to stop on to them.
+one died, shows the workers' metrics as one, and passes the signal to stop on to them. Workers are forked from a process
+of multiprocessing's that has imported all they need (`service.preload`) and has a single thread.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
+from service.cores import usable_cores
 from service.logs import start_logging
 from service.metrics import Metrics, SupervisorMetrics, start_metrics_server, use_slot, workers_registry
 from service.settings import Settings, unknown_variables
@@ -41,22 +43,25 @@ def serve(settings: Settings) -> int:
     start_logging(settings)
     for variable in unknown_variables(os.environ):
         _LOG.warning("environment %s is no setting and is not read", variable)
-    if settings.workers == 1:
+    workers = settings.workers or usable_cores()
+    if workers == 1:
         from service.server import serve_one  # here, since a supervisor needs none of what a worker does
 
         return serve_one(settings)
     with tempfile.TemporaryDirectory(prefix="dlen-metrics-") as folder:
-        return Supervisor(settings, Path(folder)).run()
+        return Supervisor(settings, Path(folder), workers).run()
 
 
 class Supervisor:
     """Keeps the wanted number of workers alive."""
 
-    def __init__(self, settings: Settings, metrics_folder: Path) -> None:
+    def __init__(self, settings: Settings, metrics_folder: Path, workers: int) -> None:
         """Start nothing yet."""
         self._settings = settings
         self._folder = metrics_folder
-        self._context = multiprocessing.get_context("spawn")
+        self._wanted = workers
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["service.preload"])
         self._workers: dict[int, BaseProcess] = {}
         self._beats: dict[int, Beats] = {}
         self._still: dict[int, tuple[int, int]] = {}
@@ -73,8 +78,9 @@ class Supervisor:
         server, thread, port = start_metrics_server(registry, settings.metrics_host, settings.metrics_port)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's own threads, none of which a worker ever asks
         try:
-            for slot in range(settings.workers):
+            for slot in range(self._wanted):
                 self._start(slot, opened, port)
             return self._watch(opened, port)
         finally:
@@ -114,10 +120,14 @@ class Supervisor:
                 if process.is_alive():
                     self.look_for_life(slot, process)
                     continue
+                why = _refusal(self._folder, slot)
                 if process.exitcode == BAD_START and slot not in self._replaced:
+                    sys.stderr.write(f"dlen: error: {why}\n")  # once, though all workers are refused alike
                     return BAD_START  # at the start of the service; later, the other workers go on
                 if slot not in self._due:
-                    _LOG.error("worker %d ended with %s; starting another", slot, process.exitcode)
+                    _LOG.error(
+                        "worker %d ended with %s%s; starting another", slot, process.exitcode, why and f" ({why})"
+                    )
                     self._due[slot] = time.monotonic() + _RESTART_SECONDS
                 elif time.monotonic() >= self._due[slot]:
                     del self._due[slot]
@@ -170,5 +180,19 @@ def work(settings: Settings, folder: Path, slot: int, opened: socket.socket, met
         code = getattr(exc, "exit_code", 0)
         if not code:
             raise
-        sys.stderr.write(f"dlen: error: {exc}\n")
+        _refusal_file(folder, slot).write_text(str(exc), "utf-8")
     sys.exit(code)
+
+
+def _refusal_file(folder: Path, slot: int) -> Path:
+    return folder / f"refused-{slot}.txt"
+
+
+def _refusal(folder: Path, slot: int) -> str:
+    """Return why the slot's worker may not start, as it said at its end, and forget it; else an empty text."""
+    file = _refusal_file(folder, slot)
+    if not file.exists():
+        return ""
+    why = file.read_text("utf-8")
+    file.unlink()
+    return why

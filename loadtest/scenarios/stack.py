@@ -115,8 +115,8 @@ class Ranker:
         """Return the processes that answer requests."""
         if self._workers == 1:
             return [self.process.pid]
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [int(pid) for pid in children if b"spawn_main" in _command_line(pid)]
+        servers = [pid for pid in _children(self.process.pid) if b"forkserver" in _command_line(pid)]
+        return [worker for server in servers for worker in _children(server)]
 
     def metric(self, name: str, **labels: str) -> float:
         """Return the sum of the samples of a name that carry the labels."""
@@ -238,7 +238,11 @@ def nginx_in_front(folder: Path, replicas: tuple[int, int], **changes: str) -> I
         yield url
 
 
-def _command_line(pid: str) -> bytes:
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _command_line(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

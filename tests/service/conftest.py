@@ -205,6 +205,12 @@ class Running:
                 return kept
             time.sleep(0.02)
 
+    def worker_pids(self) -> list[int]:
+        """The workers below a supervisor: children of the process that forks them (not of the resource tracker)."""
+        below = children_of(self.process.pid)
+        servers = [pid for pid in below if b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return [worker for server in servers for worker in children_of(server)]
+
     def stop(self, seconds: float = 20) -> int:
         self.client.close()
         if self.process.poll() is None:
@@ -212,6 +218,10 @@ class Running:
             time.sleep(0.05)
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
+
+
+def children_of(parent: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
 
 
 def start(folder: Path, models: Path, fusion: Path, *flags: str, **environment: str) -> Running:
@@ -224,7 +234,7 @@ def start(folder: Path, models: Path, fusion: Path, *flags: str, **environment: 
             stderr=file,
             stdout=file,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "DLEN_WORKERS": "1", **environment},
         )
     give_up = time.monotonic() + 60
     while time.monotonic() < give_up and process.poll() is None:

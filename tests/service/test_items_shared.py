@@ -32,9 +32,7 @@ def test_workers_share_every_page_of_the_item_table(serve, item_models, item_tab
     service = serve("--workers", "2", "--model", "layer1", models=item_models, fusion=tmp_path / "fusion.yaml")
     ids = [str(item) for item in pl.read_parquet(item_table)["id"]]
     assert service.rank({"candidates": {"id": ids}}).json()["missing_features"] > 0  # of the user, not of the items
-    pid = service.process.pid
-    workers = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    tables = [mapped_kib(worker, "items.index.npy") for worker in workers]
+    tables = [mapped_kib(worker, "items.index.npy") for worker in service.worker_pids()]
     tables = [table for table in tables if table]
     assert len(tables) == 2
     for table in tables:

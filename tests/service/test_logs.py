@@ -147,7 +147,7 @@ def test_a_full_pipe_blocks_no_request_and_what_is_lost_is_counted(models_folder
     (tmp_path / "fusion.yaml").write_text(CONFIG)
     command = [sys.executable, "-m", "cli", "serve", "--models", str(models_folder), "--fusion"]
     command += [str(tmp_path / "fusion.yaml"), "--port", "0", "--metrics-port", "0"]
-    environment = {"OMP_NUM_THREADS": "1", "DLEN_LOG_SAMPLE": "1", "DLEN_LOG_BUFFER_BYTES": "8192",
+    environment = {"OMP_NUM_THREADS": "1", "DLEN_WORKERS": "1", "DLEN_LOG_SAMPLE": "1", "DLEN_LOG_BUFFER_BYTES": "8192",
                    "DLEN_DRAIN_SECONDS": "0"}  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, **environment})
     assert process.stderr is not None

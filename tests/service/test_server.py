@@ -165,15 +165,15 @@ def test_a_killed_worker_is_replaced_and_its_counts_stay(serve, body):
         with httpx.Client() as client:
             client.post(f"{service.url}/v1/rank", json=body)
     before = service.metric("dlen_http_requests_total", route="/v1/rank")
-    pids = worker_pids(service.process.pid)
+    pids = service.worker_pids()
     os.kill(pids[0], signal.SIGKILL)
     give_up = time.monotonic() + 20
     while time.monotonic() < give_up:
-        now = worker_pids(service.process.pid)
+        now = service.worker_pids()
         if len(now) == 2 and pids[0] not in now and service.log.read_text().count("serving on") == 3:
             break
         time.sleep(0.1)
-    assert len(worker_pids(service.process.pid)) == 2
+    assert len(service.worker_pids()) == 2
     with httpx.Client() as client:
         assert client.post(f"{service.url}/v1/rank", json=body).status_code == 200
     assert before + 1 == service.metric("dlen_http_requests_total", route="/v1/rank")
@@ -188,13 +188,13 @@ def test_a_worker_that_dies_under_a_bad_config_comes_back_once_it_is_good(serve,
     service = serve("--workers", "2", fusion=config, DLEN_DRAIN_SECONDS="0")
     wait_for_log(service, r"(?s)(serving on.*){2}")  # ready is one worker; a bad config at the other's start ends all
     config.write_text(fusion_file.read_text().replace("like:", "likes:"))
-    os.kill(worker_pids(service.process.pid)[0], signal.SIGKILL)
-    wait_for_log(service, r"dlen: error: .*likes")
+    os.kill(service.worker_pids()[0], signal.SIGKILL)
+    wait_for_log(service, r"ended with 2 \(.*likes")
     with httpx.Client() as client:
         assert client.post(f"{service.url}/v1/rank", json=body).status_code == 200
     config.write_text(fusion_file.read_text())
     wait_for_log(service, r"(?s)(serving on.*){3}")
-    assert len(worker_pids(service.process.pid)) == 2
+    assert len(service.worker_pids()) == 2
     assert service.process.poll() is None
 
 
@@ -207,7 +207,7 @@ def wait_for_log(service, pattern: str) -> None:
 
 def test_workers_do_not_outlive_their_supervisor(serve, body):
     service = serve("--workers", "2", DLEN_DRAIN_SECONDS="0")
-    pids = worker_pids(service.process.pid)
+    pids = service.worker_pids()
     assert len(pids) == 2
     service.process.kill()
     service.process.wait()
@@ -242,12 +242,6 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def worker_pids(parent: int) -> list[int]:
-    """The spawned workers below a supervisor (not multiprocessing's resource tracker)."""
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def test_serving_never_imports_torch_or_what_trains():

@@ -33,7 +33,7 @@ class Process:
 )
 def test_a_worker_is_killed_once_its_loop_has_not_turned_for_so_many_looks(tmp_path, hang_seconds, beats, killed):
     settings = Settings(models=Path("m"), fusion=Path("f"), hang_seconds=hang_seconds)
-    supervisor, process, count = Supervisor(settings, tmp_path), Process(), SimpleNamespace(value=0)
+    supervisor, process, count = Supervisor(settings, tmp_path, 2), Process(), SimpleNamespace(value=0)
     supervisor.watch_beats(0, count)
     for count.value in beats:
         supervisor.look_for_life(0, process)
