@@ -217,11 +217,14 @@ def _parsed(model: type[_M], path: Path, document: dict[str, object]) -> _M:
         found = first["input"]
         shown = repr(found) if isinstance(found, str | int | float | bool | None) else type(found).__name__
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        expected = first["msg"].removeprefix("Value error, ")
+        expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         if missing:
             shown, expected = "nothing", "a value: it is required"
         elif first["type"] == "extra_forbidden":
             expected = "no such key here"
+        elif first["type"] == "union_tag_not_found":
+            place += "." + first["ctx"]["discriminator"].strip("'")
+            shown, expected = "nothing", "a value: it is required"
         elif first["type"] == "union_tag_invalid":
             context = first["ctx"]
             place += "." + context["discriminator"].strip("'")

@@ -71,6 +71,8 @@ def test_a_split_file_replaces_the_split(tmp_path):
         ({"split": {"by": "random", "test": 0.6, "validation": 0.5}}, "split", "contradiction", "below 1"),
         ({"columns": {}}, "document", "contradiction", "columns.time"),
         ({"colour": "red"}, "colour", "'red'", "no such key"),
+        ({"tasks": [{"name": "c", "label": "l", "held_out": "so"}]}, "tasks.0 (c).held_out", "'so'", "a valid boolean"),
+        ({"features": [{"name": "a", "side": "item"}]}, "features.0 (a).kind", "nothing", "required"),
         ({"tasks": [{"name": "click", "lable": "x"}]}, "tasks.0 (click).lable", "'x'", "no such key here (and 2 more)"),
         (
             {"features": [{"name": "a", "side": "user", "kind": "number"}]},
