@@ -110,7 +110,7 @@ def _complaint(error: Any, path: KeyPath) -> tuple[str, str]:
         return f"{tag} {given}", f"{tag} {wanted}"
     if isinstance(value, bool) and kind.endswith("_type"):
         return shown, f"{error['msg'].lower()} (YAML reads on/off/yes/no as true/false: quote text)"
-    return shown, str(error["msg"])
+    return shown, str(error["msg"]).removeprefix("Input should be ")
 
 
 def _kind_of(value: object) -> str:

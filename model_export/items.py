@@ -109,7 +109,7 @@ def write_features(folder: Path, schema: FeatureSchema, wanted: ItemsWanted) -> 
             raise TableInvalid(f"{wanted.table}", found="no item feature of the model", expected=expected)
         with FeatureWriter(folder, encoder.code_columns, encoder.value_columns, len(names)) as writer:
             for place, first, frame in shards.chunks([wanted.id_column, *(feature.name for feature in present)]):
-                columns = typed_columns(clean(frame, present, place), present)
+                columns = typed_columns(clean(frame, present, place, first), present)
                 ids = _ids(frame.get_column(wanted.id_column), place, first)
                 writer.append(ids, encoder.encode(columns, len(ids)), given_features(columns, names, len(ids)))
             return dict(zip(names, writer.finish().tolist(), strict=True))

@@ -46,14 +46,14 @@ def _entry(folder: Path) -> dict[str, Any]:
 
 
 def print_models(folder: Path, json_file: Path | None) -> int:
-    """Print the inventory as a table; return 2 when any version is broken."""
+    """Print the inventory as a table, and a line for each broken version; return 2 when there is any."""
     entries = inventory(folder)
     if json_file is not None:
         write_file(json_file, orjson.dumps({"models": entries}, option=orjson.OPT_INDENT_2))
     table = Table("model", "version", "architecture", "tasks", "P(UP)", "precision", "size", "state")
     for entry in entries:
         if entry["problem"] is not None:
-            table.add_row(entry["name"], str(entry["version"]), "", "", "", "", "", f"[red]{entry['problem']}")
+            table.add_row(entry["name"], str(entry["version"]), "", "", "", "", "", "[red]broken")
             continue
         table.add_row(
             entry["name"],
@@ -65,5 +65,8 @@ def print_models(folder: Path, json_file: Path | None) -> int:
             f"{entry['size_bytes'] / 1e6:.1f} MB",
             "whole",
         )
-    Console().print(table)
-    return 2 if any(entry["problem"] is not None for entry in entries) else 0
+    console, problems = Console(), [entry["problem"] for entry in entries if entry["problem"] is not None]
+    console.print(table)
+    for problem in problems:
+        console.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
+    return 2 if problems else 0

@@ -193,7 +193,8 @@ def check_side(snapshot: Snapshot, side: str, columns: Mapping[str, RawColumn]) 
     """
     known = snapshot.sides[side]
     if unknown := columns.keys() - known:
-        expected = f"a {side} feature: {', '.join(sorted(known)[:20]) or 'the model has none'}"
+        names = ", ".join(sorted(known)[:20])
+        expected = f"one of {names}" if names else f"none: the model has no {side} features"
         raise UnknownFeature(f"feature {min(unknown)!r}", found=f"no {side} feature", expected=expected)
 
 

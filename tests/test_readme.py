@@ -5,9 +5,13 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
+
+from cli import parser
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -46,6 +50,25 @@ def test_every_file_named_in_readme_exists():
     text = README.read_text()
     for link in re.findall(r"\]\((?!http)([^)#]+)", text):
         assert (ROOT / link).exists(), link
+
+
+def commands_of(root: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield every command that runs something, as it is typed after `dlen`."""
+    groups = [action for action in root._actions if isinstance(action, argparse._SubParsersAction)]
+    for group in groups:
+        for name, command in group.choices.items():
+            yield from commands_of(command, (*path, name))
+    if not groups:
+        yield " ".join(path)
+
+
+def test_command_list_in_readme_is_complete():
+    section = README.read_text().partition("## The commands")[2].partition("\n## ")[0]
+    listed = set()
+    for span in re.findall(r"`([^`]+)`", section):
+        *group, names = span.removeprefix("dlen ").split()
+        listed |= {" ".join([*group, name]) for name in names.split("\\|")}
+    assert listed == set(commands_of(parser()))
 
 
 def test_every_module_says_what_it_is_for():

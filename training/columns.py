@@ -17,24 +17,25 @@ from training.errors import ColumnTypeWrong
 _STRINGS = (pl.String, pl.Categorical, pl.Enum)
 
 
-def with_value_types(schema: FeatureSchema, columns: dict[str, pl.DataType]) -> FeatureSchema:
-    """Return the schema with every categorical feature's value_type filled in from the table's column types.
+def with_value_types(schema: FeatureSchema, columns: dict[str, pl.DataType], file: str) -> FeatureSchema:
+    """Return the schema with every categorical feature's value_type filled in from the column types of `file`.
 
     Raises:
         ColumnTypeWrong: a column that cannot serve as what the schema declares.
     """
-    return schema.model_copy(update={"features": tuple(_typed(f, columns[f.name]) for f in schema.features)})
+    return schema.model_copy(update={"features": tuple(_typed(f, columns[f.name], file) for f in schema.features)})
 
 
-def clean(frame: pl.DataFrame, features: Sequence[Feature], place: str) -> pl.DataFrame:
+def clean(frame: pl.DataFrame, features: Sequence[Feature], file: str, first_row: int) -> pl.DataFrame:
     """Return the feature columns with the types that requests carry: Int64, String, Float64, or lists of them.
 
     NaN numbers become null, texts of a list feature are cut at its separator, nulls inside lists are dropped.
+    `file`, and the number in it of the frame's first row, are for messages.
 
     Raises:
         ColumnTypeWrong: a value that does not fit, for example 2.5 or "x" in an integer feature.
     """
-    return pl.DataFrame([_cleaned(frame.get_column(f.name), f, place) for f in features])
+    return pl.DataFrame([_cleaned(frame.get_column(f.name), f, file, first_row) for f in features])
 
 
 def typed_columns(frame: pl.DataFrame, features: Sequence[Feature]) -> dict[str, Column | ListColumn]:
@@ -47,34 +48,35 @@ def typed_columns(frame: pl.DataFrame, features: Sequence[Feature]) -> dict[str,
     }
 
 
-def _typed(feature: Feature, dtype: pl.DataType) -> Feature:
+def _typed(feature: Feature, dtype: pl.DataType, file: str) -> Feature:
+    place = f"{file}: column {feature.name!r}"
     if isinstance(feature, NumericFeature):
         if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)):
-            raise ColumnTypeWrong(f"column {feature.name!r}", found=str(dtype), expected="numbers")
+            raise ColumnTypeWrong(place, found=str(dtype), expected="numbers")
         return feature
     if isinstance(feature, CategoricalListFeature):
         if isinstance(dtype, pl.List):
             dtype = dtype.inner  # type: ignore[assignment]  # polars types it as a class or an instance
         elif dtype in _STRINGS and feature.separator is None:
-            raise ColumnTypeWrong(f"column {feature.name!r}", found=str(dtype), expected="lists, or a `separator`")
+            raise ColumnTypeWrong(place, found=str(dtype), expected="lists, or a `separator`")
         elif dtype not in _STRINGS and dtype != pl.Null:
-            raise ColumnTypeWrong(f"column {feature.name!r}", found=str(dtype), expected="lists or separated text")
+            raise ColumnTypeWrong(place, found=str(dtype), expected="lists or separated text")
     if feature.value_type is not None:
         return feature
     if dtype in _STRINGS or dtype == pl.Null:
         return feature.model_copy(update={"value_type": "string"})
     if dtype.is_numeric() or dtype == pl.Boolean:
         return feature.model_copy(update={"value_type": "integer"})
-    raise ColumnTypeWrong(f"column {feature.name!r}", found=str(dtype), expected="integers or strings")
+    raise ColumnTypeWrong(place, found=str(dtype), expected="integers or strings")
 
 
-def _cleaned(series: pl.Series, feature: Feature, place: str) -> pl.Series:
+def _cleaned(series: pl.Series, feature: Feature, file: str, first_row: int) -> pl.Series:
     try:
         if isinstance(feature, NumericFeature):
-            return _finite(series.cast(pl.Float64).fill_nan(None))
+            return _finite(series.cast(pl.Float64).fill_nan(None), first_row)
         dtype = pl.Int64() if feature.value_type == "integer" else pl.String()
         if isinstance(feature, CategoricalFeature):
-            return _whole(series, dtype)
+            return _whole(series, dtype, first_row)
         if not isinstance(series.dtype, pl.List):
             series = series.cast(pl.String).str.split(feature.separator or ",")
             series = series.list.eval(pl.element().str.strip_chars().filter(pl.element().str.strip_chars() != ""))
@@ -84,23 +86,24 @@ def _cleaned(series: pl.Series, feature: Feature, place: str) -> pl.Series:
         reason = str(exc).splitlines()[0][:160]
         wanted = "number" if isinstance(feature, NumericFeature) else feature.value_type
         raise ColumnTypeWrong(
-            f"{place}: column {feature.name!r}", found=reason, expected=f"{wanted} values or null"
+            f"{file}: column {feature.name!r}", found=reason, expected=f"{wanted} values or null"
         ) from None
 
 
-def _finite(series: pl.Series) -> pl.Series:
+def _finite(series: pl.Series, first_row: int) -> pl.Series:
     if series.is_infinite().any():
-        raise pl.exceptions.InvalidOperationError(f"infinity in row {series.is_infinite().fill_null(False).arg_max()}")
+        at = int(series.is_infinite().fill_null(False).arg_max() or 0)
+        raise pl.exceptions.InvalidOperationError(f"infinity in row {first_row + at}")
     return series
 
 
-def _whole(series: pl.Series, dtype: pl.DataType) -> pl.Series:
+def _whole(series: pl.Series, dtype: pl.DataType, first_row: int) -> pl.Series:
     """Return the series as integers or strings; floats must be whole numbers (a table with gaps has such)."""
     if series.dtype.is_float():
         series = series.fill_nan(None)
         if (series != series.round()).any():
             at = int((series != series.round()).fill_null(False).arg_max() or 0)
-            raise pl.exceptions.InvalidOperationError(f"{series[at]} in row {at}")
+            raise pl.exceptions.InvalidOperationError(f"{series[at]} in row {first_row + at}")
         series = series.cast(pl.Int64)
     return series.cast(dtype)
 

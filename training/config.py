@@ -104,8 +104,9 @@ def read_config(file: Path | None, model: str | None, overrides: Mapping[str, An
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
+        expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         raise ConfigInvalid(
-            f"{file or 'configuration'}: {place}", found=repr(first["input"]), expected=first["msg"]
+            f"{file or 'configuration'}: {place}", found=repr(first["input"]), expected=expected
         ) from None
 
 

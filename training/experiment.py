@@ -132,4 +132,6 @@ def _invalid(exc: ValidationError, place: str) -> ConfigInvalid:
     if first["type"] == "value_error":
         expected = first["msg"].removeprefix("Value error, ")
         return ConfigInvalid(f"{place}: {within}", found="a contradiction", expected=expected)
-    return ConfigInvalid(f"{place}: {within}", found=repr(first["input"])[:80], expected=first["msg"])
+    return ConfigInvalid(
+        f"{place}: {within}", found=repr(first["input"])[:80], expected=first["msg"].removeprefix("Input should be ")
+    )

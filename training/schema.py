@@ -210,18 +210,28 @@ def _parsed(model: type[_M], path: Path, document: dict[str, object]) -> _M:
     try:
         return model.model_validate(document)
     except ValidationError as exc:
-        first = exc.errors(include_url=False)[0]
+        errors = exc.errors(include_url=False)
+        first = min(errors, key=lambda error: error["type"] != "extra_forbidden")  # a key misspelt is one missing, too
         missing = first["type"] == "missing"
         place = _place(first["loc"], document, missing=missing)
         found = first["input"]
         shown = repr(found) if isinstance(found, str | int | float | bool | None) else type(found).__name__
-        more = f" (and {exc.error_count() - 1} more)" if exc.error_count() > 1 else ""
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         if missing:
-            shown = "nothing"
+            shown, expected = "nothing", "a value: it is required"
+        elif first["type"] == "extra_forbidden":
+            expected = "no such key here"
+        elif first["type"] == "union_tag_not_found":
+            place += "." + first["ctx"]["discriminator"].strip("'")
+            shown, expected = "nothing", "a value: it is required"
+        elif first["type"] == "union_tag_invalid":
+            context = first["ctx"]
+            place += "." + context["discriminator"].strip("'")
+            shown, expected = repr(context["tag"]), f"one of {context['expected_tags']}"
         elif first["type"] == "value_error":  # raised by a check of ours, of parts that are valid one by one
             shown = "a contradiction"
-        expected = first["msg"].removeprefix("Value error, ") + more
-        raise DatasetSchemaInvalid(f"{path}: {place}", found=shown[:80], expected=expected) from None
+        raise DatasetSchemaInvalid(f"{path}: {place}", found=shown[:80], expected=expected + more) from None
 
 
 def _place(location: tuple[int | str, ...], document: object, *, missing: bool) -> str:

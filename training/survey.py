@@ -76,7 +76,7 @@ class _Counts:
         self._positives = [[0] * len(schema.tasks) for _ in SPLITS]
         self._bounds: list[tuple[object, object] | None] = [None] * len(SPLITS)
         self._missing = dict.fromkeys((feature.name for feature in schema.features), 0)
-        self.fitter = SchemaFitter(with_value_types(schema.feature_schema, shards.columns))
+        self.fitter = SchemaFitter(with_value_types(schema.feature_schema, shards.columns, shards.names[0]))
         total = shards.rows
         assign = split_assigner(schema, shards.columns)
         for name, first, frame in shards.chunks(tuple(schema.wanted_columns)):
@@ -99,7 +99,7 @@ class _Counts:
                 self._positives[number][task] += positives
             if column is not None:
                 self._widen(number, frame.get_column(column).filter(inside))
-        train = clean(frame.filter(split == TRAIN), self.fitter.schema.features, f"{name} from row {first}")
+        train = clean(frame, self.fitter.schema.features, name, first).filter(split == TRAIN)  # each row is checked
         for name in self._missing:
             self._missing[name] += train.get_column(name).null_count()
         self.fitter.add(train)

@@ -135,7 +135,7 @@ class _SplitWriter:
     def append(self, frame: pl.DataFrame, users: UserNumbers, place: str) -> None:
         """Encode and write rows at the end of the split."""
         schema, encoder = self._schema, self._encoder
-        cleaned = clean(frame, encoder.schema.features, place)
+        cleaned = clean(frame, encoder.schema.features, place, 0)
         request = encoder.request.encode(typed_columns(cleaned, encoder.schema.request_part), len(frame))
         item = encoder.item.encode(typed_columns(cleaned, encoder.schema.item_part), len(frame))
         self._codes.append(np.concatenate([request.codes_NC, item.codes_NC], axis=1))

@@ -96,7 +96,8 @@ def test_models_are_listed_with_what_is_wrong_with_them(tmp_path, make_bundle, c
     file = tmp_path / "list.json"
     assert main(["models", "list", "--models", str(tmp_path / "models"), "--json", str(file)]) == 2
     shown = capsys.readouterr().out
-    assert "dlen-tiny" in shown and "whole" in shown
+    assert "dlen-tiny" in shown and "whole" in shown and "broken" in shown
+    assert "model.onnx: got 1 bytes" in shown
     good, bad = json.loads(file.read_text())["models"]
     assert (good["problem"], good["tasks"]) == (None, ["click", "like", "hate"])
     assert "model.onnx: got 1 bytes" in bad["problem"]

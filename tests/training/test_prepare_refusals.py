@@ -72,7 +72,7 @@ WRONG = {
     "damaged page": (damaged_page, SourceUnreadable, "rows.parquet"),
     "empty file": (empty_file, SourceEmpty, "rows.csv: got an empty file"),
     "header only": (header_only, SourceEmpty, "no rows"),
-    "ragged CSV": (ragged, SourceUnreadable, "rows.csv"),
+    "ragged CSV": (ragged, SourceUnreadable, "want a CSV file with a header"),
     "no rows": (lambda f: source(f, table().head(0)), SourceEmpty, "no rows"),
     "missing label column": (lambda f: source(f, table().drop("hate")), ColumnMissing, "'hate'"),
     "missing feature column": (lambda f: source(f, table().drop("price")), ColumnMissing, "'price'"),
@@ -82,8 +82,10 @@ WRONG = {
     "label 2": (with_column(click=at(299, 2, "click")), LabelInvalid, "'click' row 299: got 2"),
     "label -1": (with_column(hate=at(0, -1, "hate")), LabelInvalid, "'hate' row 0: got -1"),
     "label text": (with_column(click=pl.lit("yes")), ColumnTypeWrong, "'click'"),
-    "text in a numeric feature": (with_column(price=pl.lit("dear")), ColumnTypeWrong, "'price'"),
+    "text in a numeric feature": (with_column(price=pl.lit("dear")), ColumnTypeWrong, "rows.parquet: column 'price'"),
     "infinite number": (with_column(price=at(3, float("inf"), "price")), ColumnTypeWrong, "infinity in row 3"),
+    "infinite number among test rows": (
+        with_column(price=at(299, float("inf"), "price")), ColumnTypeWrong, "infinity in row 299"),
     "broken number as category": (with_column(item=pl.col("item") + 0.5), ColumnTypeWrong, "'item'"),
     "lists without separator": (
         with_schema(features=[SCHEMA["features"][1], {**SCHEMA["features"][2], "separator": None}]),

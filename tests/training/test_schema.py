@@ -53,7 +53,7 @@ def test_a_split_file_replaces_the_split(tmp_path):
     ("change", "place", "found", "expected"),
     [
         ({"tasks": []}, "tasks", "list", "at least 1"),
-        ({"tasks": [{"name": "click"}]}, "tasks.0 (click).label", "nothing", "Field required"),
+        ({"tasks": [{"name": "click"}]}, "tasks.0 (click).label", "nothing", "required"),
         ({"tasks": [{"name": "Click", "label": "x"}]}, "tasks.0 (Click).name", "'Click'", "pattern"),
         ({"tasks": [BASE["tasks"][0]] * 2}, "document", "contradiction", "unique"),
         ({"tasks": [{"name": "c", "label": "l", "held_out": True}]}, "document", "contradiction", "held out"),
@@ -67,10 +67,19 @@ def test_a_split_file_replaces_the_split(tmp_path):
             "before test_from",
         ),
         ({"split": {"by": "time", "validation_from": 1, "test_from": "b"}}, "split", "contradiction", "one type"),
-        ({"split": {"by": "moon"}}, "split", "dict", "'time', 'column', 'random'"),
+        ({"split": {"by": "moon"}}, "split.by", "'moon'", "'time', 'column', 'random'"),
         ({"split": {"by": "random", "test": 0.6, "validation": 0.5}}, "split", "contradiction", "below 1"),
         ({"columns": {}}, "document", "contradiction", "columns.time"),
-        ({"colour": "red"}, "colour", "'red'", "Extra inputs"),
+        ({"colour": "red"}, "colour", "'red'", "no such key"),
+        ({"tasks": [{"name": "c", "label": "l", "held_out": "so"}]}, "tasks.0 (c).held_out", "'so'", "a valid boolean"),
+        ({"features": [{"name": "a", "side": "item"}]}, "features.0 (a).kind", "nothing", "required"),
+        ({"tasks": [{"name": "click", "lable": "x"}]}, "tasks.0 (click).lable", "'x'", "no such key here (and 2 more)"),
+        (
+            {"features": [{"name": "a", "side": "user", "kind": "number"}]},
+            "features.0 (a).kind",
+            "'number'",
+            "'numeric'",
+        ),
     ],
 )
 def test_a_wrong_schema_names_file_place_found_and_expected(tmp_path, change, place, found, expected):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,6 @@ def stage_csv(path: Path, staged: Path, schema: DatasetSchema | FeatureSchema, t
     except pl.exceptions.NoDataError:
         raise SourceEmpty(str(path), found="an empty file", expected="a header and rows") from None
     except (pl.exceptions.PolarsError, OSError) as exc:
-        reason = " ".join(str(exc).split())[:160]
+        reason = re.split(r"The current offset|Consider setting", " ".join(str(exc).split()))[0].strip(" .")[:160]
         raise SourceUnreadable(str(path), found=reason, expected="a CSV file with a header") from None
     return staged
