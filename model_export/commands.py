@@ -134,6 +134,9 @@ def _register_kit(benchmarks: argparse._SubParsersAction[argparse.ArgumentParser
     )
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     command.add_argument("--candidates", type=int, nargs="+", default=[1, 20, 100, 500, 2000], metavar="N")
+    command.add_argument(
+        "--table-items", type=int, default=20_000, metavar="M", help="items in the item table (default: 20,000)"
+    )
     command.set_defaults(run=_benchmark_kit)
 
 
@@ -281,7 +284,7 @@ def _benchmark_kit(args: argparse.Namespace) -> int:
     from model_export.kit import write_kit
 
     console = Console(soft_wrap=True, highlight=False)
-    write_kit(args.out, args.candidates, say=lambda news: console.print(news))
+    write_kit(args.out, args.candidates, table_items=args.table_items, say=lambda news: console.print(news))
     return 0
 
 

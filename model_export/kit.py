@@ -11,6 +11,7 @@ items.parquet         item id → raw item features
 fusion.yaml           weighted sum with P(UP)
 inputs-<N>.npz        codes int32 [requests, N, C] as peers get them, and the plain export's p of the first request
 rows-<N>.jsonl, columns-<N>.jsonl, ids-<N>.jsonl, arrow-<N>-<k>.arrow    the same requests for this service, raw
+every-item.jsonl      requests of 2,000 ids each that together name every item of the table
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ ITEMS, USERS, ROWS = 20_000, 2_000, 160_000
 DISTINCT = {"user": 50, "item": 100}
 FEATURES = {"user": 14, "item": 10}
 REQUESTS = 8
+MOST_IDS = 2000
 TASKS = {"click": 0.0, "like": -1.0, "follow": -2.0, "comment": -2.5, "hate": -3.0}
 """Task → its logit where nothing else speaks."""
 ID = "id"
@@ -80,8 +82,16 @@ class World:
         return [f"{side}_{index}" for index in range(FEATURES[side])]
 
 
-def write_kit(out: Path, candidates: Sequence[int], *, say: Callable[[str], None] = lambda _: None) -> None:
+def write_kit(
+    out: Path,
+    candidates: Sequence[int],
+    *,
+    table_items: int = ITEMS,
+    say: Callable[[str], None] = lambda _: None,
+) -> None:
     """Write the kit into the new folder `out`; the same requests whenever it is written.
+
+    The item table holds `table_items` items, 20,000 at least: beyond these, others with the features of some of them.
 
     Raises:
         ExportError, TrainingError: see `model_export.errors` and `training.errors`.
@@ -90,8 +100,9 @@ def write_kit(out: Path, candidates: Sequence[int], *, say: Callable[[str], None
     with new_folder(out) as folder:
         run = _train(folder, world, say)
         say("writing bundles and torch's own export")
-        ids = [str(1_000_000 + row) for row in range(ITEMS)]
-        columns = {name: world.raw["item"][:, k] for k, name in enumerate(world.names("item"))}
+        ids = [str(1_000_000 + row) for row in range(max(ITEMS, table_items))]
+        rows = np.r_[np.arange(ITEMS), np.random.default_rng(3).integers(ITEMS, size=len(ids) - ITEMS)]
+        columns = {name: world.raw["item"][rows, k] for k, name in enumerate(world.names("item"))}
         pl.DataFrame({ID: ids, **columns}).write_parquet(folder / "items.parquet")
         export_run(run.folder, folder / "fp32" / "dlen" / "1", "fp32")
         export_run(run.folder, folder / "int8" / "dlen" / "1", "int8")
@@ -103,6 +114,8 @@ def write_kit(out: Path, candidates: Sequence[int], *, say: Callable[[str], None
             picks = [(int(random.integers(USERS)), random.permutation(ITEMS)[:count]) for _ in range(REQUESTS)]
             _write_requests(folder, count, [_body(world, ids, k, *pick) for k, pick in enumerate(picks)])
             _write_inputs(folder, run.schema, count, world, picks)
+        of_all = [_of_ids(world, ids[at : at + MOST_IDS], at // MOST_IDS) for at in range(0, len(ids), MOST_IDS)]
+        (folder / "every-item.jsonl").write_text("".join(_json(body) + "\n" for body in of_all))
         kit = {"version": 1, "candidates": list(candidates), "requests": REQUESTS, "tasks": list(TASKS)}
         kit |= {"codes": codes, "request_codes": FEATURES["user"]}
         (folder / "kit.json").write_text(json.dumps(kit, indent=1))
@@ -180,6 +193,13 @@ def _body(world: World, ids: list[str], number: int, user: int, items: NDArray[n
             for item, row in zip(items.tolist(), rows, strict=True)
         ],
     }
+
+
+def _of_ids(world: World, ids: list[str], number: int) -> dict[str, Any]:
+    """Return a rank request that names its candidates by id only."""
+    user = number % USERS
+    of_user = dict(zip(world.names("user"), world.raw["user"][user].tolist(), strict=True))
+    return {"request_id": f"all-{number}", "user": {"id": str(user), "features": of_user}, "candidates": {"id": ids}}
 
 
 def _write_requests(folder: Path, count: int, bodies: list[dict[str, Any]]) -> None:

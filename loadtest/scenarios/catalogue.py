@@ -10,6 +10,7 @@ from loadtest.scenarios import (
     costs,
     freeze,
     kill_replica,
+    memory,
     overload,
     rolling_restart,
     slow_clients,
@@ -32,6 +33,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     slow_clients.SCENARIO,
     overload.SCENARIO,
     costs.SCENARIO,
+    memory.SCENARIO,
     soak.SCENARIO,
 )
 

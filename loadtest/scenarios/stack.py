@@ -118,6 +118,13 @@ class Ranker:
         servers = [pid for pid in _children(self.process.pid) if b"forkserver" in _command_line(pid)]
         return [worker for server in servers for worker in _children(server)]
 
+    def all_pids(self) -> list[int]:
+        """Return every process of the ranker, the one that was started first."""
+        found = [self.process.pid]
+        for pid in found:  # grows as it goes: children, then theirs
+            found += _children(pid)
+        return found
+
     def metric(self, name: str, **labels: str) -> float:
         """Return the sum of the samples of a name that carry the labels."""
         text = httpx.get(f"{self.metrics_url}/metrics", timeout=10).text
