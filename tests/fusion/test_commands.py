@@ -57,6 +57,26 @@ def test_check_tells_a_policy_that_multiplies_p_up_into_joint_probabilities(run,
     for text in ("formula: expression, expression: click * p_up", product):
         file.write_text(f"default: a\npolicies:\n  a: {{{text}}}\n")
         assert "joint probabilities already hold P(UP)" in run("fusion", "check", file)[1]
+    for text in ("formula: expression, expression: click + 0.5*p_up", f"signal: marginal, {product}"):
+        file.write_text(f"default: a\npolicies:\n  a: {{{text}}}\n")
+        assert "joint probabilities" not in run("fusion", "check", file)[1]
+
+
+def test_check_looks_at_patched_policies_too(run, make_config, experiment, tmp_path):
+    arms = [{"name": "off", "weight": 0.5}, {"name": "times_up", "weight": 0.5, "patch": {"p_up": 1.0}}]
+    config = make_config(
+        policies={"feed": {"formula": "power_product", "weights": {"click": 1.0}}},
+        layers=[{"name": "r", "experiments": [experiment("a", variants=arms)]}],
+    )
+    (tmp_path / "f.yaml").write_text(config.model_dump_json(exclude_unset=True))
+    text = run("fusion", "check", tmp_path / "f.yaml")[1]
+    assert "policy feed as patched by times_up: joint probabilities already hold P(UP)" in text
+
+
+def test_check_names_negative_tasks_that_the_model_lacks(run, make_config, tmp_path):
+    (tmp_path / "f.yaml").write_text(make_config().model_dump_json(exclude_unset=True))
+    text = run("fusion", "check", tmp_path / "f.yaml", "--bundle", bundle(tmp_path, ("click", "like")))[1]
+    assert "negative_tasks that the model does not have: hate" in text
 
 
 def test_check_against_names_what_moves_and_writes_json(run, tmp_path):
