@@ -28,8 +28,8 @@ def compare_configs(old: FusionConfig, new: FusionConfig) -> list[str]:
     for name in sorted({*old.policies, *new.policies}):
         if name not in new.policies or name not in old.policies:
             notes.append(f"policy {name}: {'removed' if name in old.policies else 'new'}")
-        elif old.policies[name] != new.policies[name]:
-            notes.append(f"policy {name}: {_changed(old, new, name)}")
+        elif changes := _changed(old, new, name):
+            notes.append(f"policy {name}: {changes}")
     if old.holdout != new.holdout:
         kept = "users stay where they are" if old.holdout.salt == new.holdout.salt else "other users"
         notes.append(f"holdout: {old.holdout.share:.2%} → {new.holdout.share:.2%} ({kept})")
@@ -46,7 +46,10 @@ def compare_configs(old: FusionConfig, new: FusionConfig) -> list[str]:
 
 
 def _changed(old: FusionConfig, new: FusionConfig, name: str) -> str:
-    first, second = (_leaves(config.policies[name].model_dump(mode="json")) for config in (old, new))
+    """Return what orders the feed by a policy otherwise than before; what describes it does not."""
+    first, second = (
+        _leaves(config.policies[name].model_dump(mode="json", exclude={"description"})) for config in (old, new)
+    )
     keys = [key for key in {**first, **second} if first.get(key) != second.get(key)]
     return "; ".join(f"{key} {first.get(key, 'absent')} → {second.get(key, 'absent')}" for key in keys)
 
@@ -68,10 +71,10 @@ def _policies_changed(old: FusionConfig, new: FusionConfig, experiment: Experime
         return []
     notes = []
     for variant in experiment.variants:
-        before, after = ((variant.policy or config.default, config) for config in (old, new))
-        if before[0] in old.policies and old.policies[before[0]] != new.policies[after[0]]:
+        before, after = (variant.policy or config.default for config in (old, new))
+        if before != after or (after in old.policies and _changed(old, new, after)):
             notes.append(
-                f"experiment {experiment.name}: the policy under {variant.name!r} ({after[0]}) changes while it runs; "
+                f"experiment {experiment.name}: the policy under {variant.name!r} ({after}) changes while it runs; "
                 "its figures before are not after"
             )
     return notes

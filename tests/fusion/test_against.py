@@ -79,5 +79,11 @@ def test_policies_defaults_and_experiments_that_come_and_go_are_named(make_confi
     assert notes[1] == "policy plain: removed"
 
 
+def test_descriptions_move_nothing(make_config):
+    described = {"feed": {**POLICIES["feed"], "description": "what everybody has"}}
+    notes = compare_configs(make_config(policies=POLICIES), make_config(policies=described))
+    assert notes == ["descriptions, test users or the order of keys only: no ranking changes"]
+
+
 def test_equal_configs_move_nothing(make_config):
     assert compare_configs(make_config(), make_config()) == ["nothing: the configs say the same"]
