@@ -26,7 +26,7 @@ from fusion.policies import Expression, Policy, PowerProduct, RankProduct
 from fusion.policy import FusionConfig, load_config
 from fusion.recorded import read_requests
 from fusion.signals import P_UP
-from fusion.variants import all_policies
+from fusion.variants import Choice, all_policies
 
 
 def print_check(file: Path, bundle: Path | None, against: Path | None, json_file: Path | None) -> int:
@@ -83,9 +83,25 @@ def _policies_by_label(config: FusionConfig) -> dict[str, Policy]:
     """Return every policy by name, and every patched one by name and variants."""
     policies: dict[str, Policy] = dict(config.policies)
     for choice, (name, policy) in all_policies(config).items():
-        if policy is not config.policies[name]:
-            policies[f"{name} as patched by {', '.join(variant for variant in choice if variant)}"] = policy
+        policies[_label(config, choice, name, policy)] = policy
     return policies
+
+
+def _label(config: FusionConfig, choice: Choice, name: str, policy: Policy) -> str:
+    if policy is config.policies[name]:
+        return name
+    return f"{name} as patched by {', '.join(variant for variant in choice if variant)}"
+
+
+def _policy_by_variants(config: FusionConfig, variants: Mapping[str, str]) -> str:
+    """Return the label of the policy that a user with these variants (layer → variant) is ranked by."""
+    policies = all_policies(config)
+    layers = [layer.name for layer in config.layers]
+    choice = tuple(
+        variants.get(layer) if any(other[place] == variants.get(layer) for other in policies) else None
+        for place, layer in enumerate(layers)
+    )
+    return _label(config, choice, *policies[choice])
 
 
 def _multiplies_p_up(policy: Policy, negative_tasks: Sequence[str]) -> bool:
@@ -232,15 +248,19 @@ def print_assignment(path: Path, user: str, context_text: str, json_file: Path |
         raise RequestsInvalid("--context", found=str(exc), expected="a JSON object") from exc
     if not isinstance(context, dict):
         raise RequestsInvalid("--context", found=type(context).__name__, expected="a JSON object")
-    reasons = Assigner(load_config(path)).explain(user, context)
+    config = load_config(path)
+    reasons = Assigner(config).explain(user, context)
+    policy = _policy_by_variants(config, {reason.layer: reason.variant for reason in reasons if reason.variant})
     table = Table(title=f"Variants of user {user!r}")
     for column in ("layer", "experiment", "variant", "why"):
         table.add_column(column)
     for reason in reasons:
         table.add_row(reason.layer, reason.experiment, reason.variant or "-", reason.why)
-    Console(highlight=False).print(table if reasons else "no experiments in this config")
+    console = Console(highlight=False)
+    console.print(table if reasons else "no experiments in this config")
+    console.print(f"ranked by policy {policy}", soft_wrap=True)
     answer = [{"layer": r.layer, "experiment": r.experiment, "variant": r.variant, "why": r.why} for r in reasons]
-    _write_json(json_file, {"user": user, "experiments": answer})
+    _write_json(json_file, {"user": user, "policy": policy, "experiments": answer})
     return 0
 
 

@@ -9,6 +9,8 @@ import pytest
 
 import cli
 from fusion.history import History
+from fusion.live import compile_config
+from fusion.policy import load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -126,8 +128,25 @@ def test_assign_says_which_variants_and_why(run, tmp_path):
     code, text = run("ab", "assign", "--config", config, "--user", "712", "--context", '{"tab": 1}', "--json", out)
     assert code == 0
     assert "bucket" in text
-    assert {one["layer"] for one in json.loads(out.read_text())["experiments"]} == {"ranking", "diversity"}
+    answer = json.loads(out.read_text())
+    assert {one["layer"] for one in answer["experiments"]} == {"ranking", "diversity"}
+    assert f"ranked by policy {answer['policy']}" in text
     assert run("ab", "assign", "--config", config, "--user", "1", "--context", "[]")[0] == 2
+
+
+def test_assign_names_the_policy_that_a_request_of_the_user_is_ranked_by(run, tmp_path):
+    config = CONFIGS / "fusion/experiment.yaml"
+    fusion = compile_config(load_config(config), ("click", "like", "follow", "comment", "forward"), True)
+    labels = set()
+    for user in range(150):
+        decision = fusion.decide(str(user), {"tab": 1})
+        out = tmp_path / "a.json"
+        run("ab", "assign", "--config", config, "--user", user, "--context", '{"tab": 1}', "--json", out)
+        label = json.loads(out.read_text())["policy"]
+        labels.add(label)
+        assert label.split()[0] == decision.policy_name
+        assert ("capped" in label) == bool(decision.policy.policy.rules)
+    assert {"feed", "without_up", "feed as patched by capped"} <= labels
 
 
 @pytest.mark.parametrize(
