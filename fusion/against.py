@@ -6,6 +6,9 @@ or less traffic does not move anybody between variants. Knows nothing of users o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from fusion.errors import PhaseNeeded
 from fusion.layers import Experiment, Layer
 from fusion.policy import FusionConfig
@@ -25,8 +28,8 @@ def compare_configs(old: FusionConfig, new: FusionConfig) -> list[str]:
     for name in sorted({*old.policies, *new.policies}):
         if name not in new.policies or name not in old.policies:
             notes.append(f"policy {name}: {'removed' if name in old.policies else 'new'}")
-        elif old.policies[name] != new.policies[name]:
-            notes.append(f"policy {name}: {_changed(old, new, name)}")
+        elif changes := _changed(old, new, name):
+            notes.append(f"policy {name}: {changes}")
     if old.holdout != new.holdout:
         kept = "users stay where they are" if old.holdout.salt == new.holdout.salt else "other users"
         notes.append(f"holdout: {old.holdout.share:.2%} → {new.holdout.share:.2%} ({kept})")
@@ -37,13 +40,44 @@ def compare_configs(old: FusionConfig, new: FusionConfig) -> list[str]:
             notes.append(f"experiment {name}: {'ends' if name in before else 'new'}")
         else:
             notes.extend(_compare_experiment(new, *before[name], *after[name]))
+            if before[name][1].variants == after[name][1].variants and before[name][1].phase == after[name][1].phase:
+                notes.extend(_policies_changed(old, new, after[name][1]))
     return notes or ["descriptions, test users or the order of keys only: no ranking changes"]
 
 
 def _changed(old: FusionConfig, new: FusionConfig, name: str) -> str:
-    first, second = (config.policies[name].model_dump(mode="json") for config in (old, new))
+    """Return what orders the feed by a policy otherwise than before; what describes it does not."""
+    first, second = (
+        _leaves(config.policies[name].model_dump(mode="json", exclude={"description"})) for config in (old, new)
+    )
     keys = [key for key in {**first, **second} if first.get(key) != second.get(key)]
-    return "; ".join(f"{key} {first.get(key)} → {second.get(key)}" for key in keys)
+    return "; ".join(f"{key} {first.get(key, 'absent')} → {second.get(key, 'absent')}" for key in keys)
+
+
+def _leaves(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted key → value of everything that is no mapping."""
+    leaves: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            leaves |= _leaves(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+def _policies_changed(old: FusionConfig, new: FusionConfig, experiment: Experiment) -> list[str]:
+    """Return a note for each variant of an experiment whose policy is not what it was, by name or through another."""
+    if experiment.status != "running":
+        return []
+    notes = []
+    for variant in experiment.variants:
+        before, after = (variant.policy or config.default for config in (old, new))
+        if before != after or (after in old.policies and _changed(old, new, after)):
+            notes.append(
+                f"experiment {experiment.name}: the policy under {variant.name!r} ({after}) changes while it runs; "
+                "its figures before are not after"
+            )
+    return notes
 
 
 def _compare_experiment(
@@ -52,12 +86,14 @@ def _compare_experiment(
     notes: list[str] = []
     dealt = _dealing(old_layer, old)
     now = _dealing(new_layer, new)
+    if new.phase < old.phase:
+        raise _phase_needed(config, new_layer, new, "phase", f"{old.phase} → {new.phase}", old.phase + 1)
     if new.phase != old.phase:
         notes.append(f"experiment {new.name}: phase {old.phase} → {new.phase}, all users are dealt anew")
     elif "running" in (old.status, new.status) and old.status != "draft":
         for what in dealt:
             if dealt[what] != now[what]:
-                raise _phase_needed(config, new_layer, new, what, f"{dealt[what]} → {now[what]}")
+                raise _phase_needed(config, new_layer, new, what, f"{dealt[what]} → {now[what]}", new.phase + 1)
     if old.status != new.status:
         notes.append(f"experiment {new.name}: {old.status} → {new.status}")
     if old.traffic != new.traffic and new.phase == old.phase:
@@ -84,13 +120,16 @@ def _dealing(layer: Layer, experiment: Experiment) -> dict[str, object]:
     }
 
 
-def _phase_needed(config: FusionConfig, layer: Layer, experiment: Experiment, what: str, change: str) -> PhaseNeeded:
+def _phase_needed(
+    config: FusionConfig, layer: Layer, experiment: Experiment, what: str, change: str, phase: int
+) -> PhaseNeeded:
     path = ("layers", config.layers.index(layer), "experiments", layer.experiments.index(experiment))
-    place = config.error((*path, {"slice": "slice"}.get(what, "variants")), found="", expected="")
+    place = config.error((*path, what if what in ("slice", "phase") else "variants"), found="", expected="")
+    why = "its users were dealt that way before" if what == "phase" else "the change moves users between variants"
     return PhaseNeeded(
         f"experiment {experiment.name!r}, {what}",
-        found=f"{change} in running phase {experiment.phase}",
-        expected=f"phase {experiment.phase + 1}: the change moves users between variants",
+        found=change if what == "phase" else f"{change} in running phase {experiment.phase}",
+        expected=f"phase {phase}: {why}",
         file=place.file,
         line=place.line,
     )

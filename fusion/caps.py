@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from fusion.rules import FirstCap, WindowCap
 
 Ints = NDArray[np.intp]
-_PLACED = 1 << 20
+_NEAR = 12
+"""Candidates that are looked at one by one before all are looked at together: the next one is most often near."""
 
 
 @dataclass
@@ -26,15 +27,25 @@ class _Cap:
     max: int
     window: int  # positions that count, including the one to fill
     depth: int  # positions that the rule binds
-    codes_M: list[int]
-    by_code_M: Ints  # places in the order, as they were before, those of one code side by side
-    bounds: list[int]  # where each code's places begin there
-    counts: list[int]
-    recent: list[int]
+    code_M: Ints  # each place's key, as a whole number from 0
+    codes: list[int]  # the same
+    counts: list[int]  # per code, how many stand in the window
+    full: bytearray  # per code, whether no more may
+    recent: list[int]  # code at each position filled so far
 
-    def members(self, code: int) -> Ints:
-        """Return the places of a code, as they were before."""
-        return self.by_code_M[self.bounds[code] : self.bounds[code + 1]]
+    def leave(self, position: int) -> None:
+        """Let go of what the window leaves behind."""
+        if position >= self.window:
+            self._count(self.recent[position - self.window], -1)
+
+    def place(self, place: int) -> None:
+        """Take note that a candidate stands at the next position."""
+        self.recent.append(self.codes[place])
+        self._count(self.codes[place], 1)
+
+    def _count(self, code: int, by: int) -> None:
+        self.counts[code] += by
+        self.full[code] = self.counts[code] >= self.max
 
 
 def apply_caps(order_M: Ints, rules: Sequence[WindowCap | FirstCap], codes: Sequence[Ints]) -> tuple[Ints, int]:
@@ -43,62 +54,51 @@ def apply_caps(order_M: Ints, rules: Sequence[WindowCap | FirstCap], codes: Sequ
     Args:
         order_M: candidate indices.
         rules: cap rules, applied together.
-        codes: per rule, each candidate's key as a whole number from 0, by candidate index.
+        codes: per rule, each candidate's key as a whole number, by candidate index.
     """
     caps = [_prepare(rule, code_N[order_M]) for rule, code_N in zip(rules, codes, strict=True)]
-    depth = min(max(cap.depth for cap in caps), len(order_M))
-    blocked_M = np.zeros(len(order_M), dtype=np.int32)
+    taken = bytearray(len(order_M))  # per place, whether it has been given a position
     placed: list[int] = []
     broken = 0
-    head = 0  # no unplaced candidate stands before it
-    for position in range(depth):
-        for cap in caps:
-            _free(cap, position, blocked_M)
-        while blocked_M[head] >= _PLACED:
+    head = 0  # no place before it is free
+    for position in range(min(max(cap.depth for cap in caps), len(order_M))):
+        binding = [cap for cap in caps if position < cap.depth]
+        for cap in binding:
+            cap.leave(position)
+        while taken[head]:
             head += 1
-        place = head
-        if blocked_M[head]:
-            place = head + int((blocked_M[head:] == 0).argmax())
-            if blocked_M[place]:
-                place, broken = head, broken + 1
+        place = _first_allowed(head, taken, binding)
+        if place is None:
+            place, broken = head, broken + 1
         placed.append(place)
-        blocked_M[place] += _PLACED
+        taken[place] = True
+        for cap in binding:
+            cap.place(place)
+    rest_M = np.frombuffer(taken, dtype=np.bool_) == 0
+    return np.concatenate([order_M[placed], order_M[rest_M]]), broken
+
+
+def _first_allowed(head: int, taken: bytearray, caps: Sequence[_Cap]) -> int | None:
+    """Return the first free place from `head` on that every cap allows."""
+    near = min(head + _NEAR, len(taken))
+    for place in range(head, near):
+        if taken[place]:
+            continue
         for cap in caps:
-            _block(cap, position, place, blocked_M)
-    rest = np.ones(len(order_M), dtype=bool)
-    rest[placed] = False
-    return np.concatenate([order_M[placed], order_M[rest]]), broken
+            if cap.full[cap.codes[place]]:
+                break
+        else:
+            return place
+    blocked_M = np.frombuffer(taken, dtype=np.bool_)[near:].copy()
+    for cap in caps:
+        blocked_M |= np.frombuffer(cap.full, dtype=np.bool_).take(cap.code_M[near:], mode="clip")
+    place = int(blocked_M.argmin()) if len(blocked_M) else 0
+    return near + place if len(blocked_M) and not blocked_M[place] else None
 
 
-def _prepare(rule: WindowCap | FirstCap, codes_M: Ints) -> _Cap:
+def _prepare(rule: WindowCap | FirstCap, code_M: Ints) -> _Cap:
     window, depth = (rule.window, rule.depth) if isinstance(rule, WindowCap) else (rule.first, rule.first)
-    by_code = np.argsort(codes_M, kind="stable")
-    sorted_M = codes_M[by_code]
-    starts = np.flatnonzero(np.concatenate([[True], sorted_M[1:] != sorted_M[:-1]]))
-    bounds = np.append(starts, len(codes_M))
-    dense_M = np.empty(len(codes_M), dtype=np.intp)
-    dense_M[by_code] = np.repeat(np.arange(len(starts)), np.diff(bounds))
-    return _Cap(rule.max, window, depth, dense_M.tolist(), by_code, bounds.tolist(), [0] * len(starts), [])
-
-
-def _free(cap: _Cap, position: int, blocked_M: NDArray[np.int32]) -> None:
-    """Let go of what the window leaves behind, and of everything once the rule ends."""
-    if position == cap.depth:
-        for code in {code for code in cap.recent if cap.counts[code] >= cap.max}:
-            blocked_M[cap.members(code)] -= 1
-        cap.recent.clear()
-    elif position < cap.depth and position >= cap.window:
-        code = cap.recent[position - cap.window]
-        cap.counts[code] -= 1
-        if cap.counts[code] == cap.max - 1:
-            blocked_M[cap.members(code)] -= 1
-
-
-def _block(cap: _Cap, position: int, place: int, blocked_M: NDArray[np.int32]) -> None:
-    if position >= cap.depth:
-        return
-    code = cap.codes_M[place]
-    cap.recent.append(code)
-    cap.counts[code] += 1
-    if cap.counts[code] == cap.max:
-        blocked_M[cap.members(code)] += 1
+    if code_M.min() < 0 or code_M.max() > 4 * len(code_M):
+        code_M = np.unique(code_M, return_inverse=True)[1]
+    kinds = int(code_M.max()) + 1
+    return _Cap(rule.max, window, depth, code_M, code_M.tolist(), [0] * kinds, bytearray(kinds), [])

@@ -63,7 +63,10 @@ def compile_formula(
     """
     if isinstance(policy, Expression):
         parsed = parse(policy.expression)
-        used = [task for task in tasks if task in parsed.names and task not in policy.attributes]
+        used = [task for task in tasks if task in parsed.names]
+        if shadowed := set(used) & set(policy.attributes):
+            expected = "a name that no task of the model has"
+            raise UnknownTask(f"attributes.{min(shadowed)}", found="a task of the model", expected=expected)
         unknown = parsed.names - set(tasks) - set(policy.attributes) - {P_UP}
         if unknown:
             _refuse(f"expression name {min(unknown)!r}", [*tasks, P_UP, *policy.attributes])

@@ -6,6 +6,7 @@ Knows nothing of models; what depends on a model's tasks is checked when a polic
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING
 
 from fusion.policy_check import check_policy
@@ -20,6 +21,8 @@ _OPERATORS = frozenset(
     """$and $or $nor $not $eq $ne $lt $lte $gt $gte $in $nin $ini $nini $all $alli $exists $type $size $elemMatch
     $regex $regexi $notRegex $notRegexi $veq $vne $vlt $vlte $vgt $vgte""".split()  # noqa: SIM905
 )
+_JOINING = frozenset(("$and", "$or", "$nor"))
+_OF_LISTS = _JOINING | {"$in", "$nin", "$ini", "$nini", "$all", "$alli"}
 
 
 def cross_check(config: FusionConfig) -> None:
@@ -80,18 +83,47 @@ def _check_experiment(config: FusionConfig, experiment: Experiment, path: KeyPat
     _check_condition(config, experiment.when, (*path, "when"))
 
 
-def _check_condition(config: FusionConfig, condition: object, path: KeyPath) -> None:
-    if isinstance(condition, dict):
-        for key, value in condition.items():
-            if key.startswith("$") and key not in _OPERATORS:
-                expected = f"one of {' '.join(sorted(_OPERATORS))}"
-                raise config.error((*path, key), found=f"operator {key}", expected=expected)
-            if key in ("$in", "$nin", "$and", "$or", "$nor", "$all") and not isinstance(value, list):
-                raise config.error((*path, key), found=repr(value), expected="a list")
-            _check_condition(config, value, (*path, key))
-    elif isinstance(condition, list):
-        for index, value in enumerate(condition):
-            _check_condition(config, value, (*path, index))
+def _check_condition(config: FusionConfig, condition: object, path: KeyPath, *, of_value: bool = False) -> None:
+    """Check a condition on attributes, or (`of_value`) what one attribute's value is held against.
+
+    The library takes what it does not understand as "does not hold", in every request.
+    """
+    if not isinstance(condition, dict):
+        return
+    for key, value in condition.items():
+        here = (*path, key)
+        if not key.startswith("$"):
+            _check_condition(config, value, here, of_value=True)
+            continue
+        if key not in _OPERATORS:
+            raise config.error(here, found=f"operator {key}", expected=f"one of {' '.join(sorted(_OPERATORS))}")
+        if key != "$not" and (key in _JOINING) == of_value:
+            expected = "$and, $or and $nor around attributes, other operators below one ({attribute: {$gte: 18}})"
+            raise config.error(here, found=f"operator {key} here", expected=expected)
+        if key in _OF_LISTS and not isinstance(value, list):
+            raise config.error(here, found=repr(value), expected="a list")
+        if key in ("$regex", "$regexi", "$notRegex", "$notRegexi"):
+            _check_pattern(config, value, here)
+        if key in _JOINING:
+            for index, part in enumerate(value):
+                if not isinstance(part, dict):
+                    raise config.error((*here, index), found=repr(part), expected="a condition ({attribute: value})")
+                _check_condition(config, part, (*here, index))
+        elif key in ("$not", "$elemMatch"):
+            if not isinstance(value, dict) and not (key == "$not" and of_value):
+                raise config.error(here, found=repr(value), expected="a condition")
+            inside = of_value if key == "$not" else any(str(name).startswith("$") for name in value)
+            _check_condition(config, value, here, of_value=inside)
+
+
+def _check_pattern(config: FusionConfig, pattern: object, path: KeyPath) -> None:
+    try:
+        re.compile(str(pattern))
+        fault = "" if isinstance(pattern, str) else "no text"
+    except re.error as exc:
+        fault = str(exc)
+    if fault:
+        raise config.error(path, found=f"{pattern!r} ({fault})", expected="a regular expression")
 
 
 def _check_slices(config: FusionConfig, layer: Layer, path: KeyPath) -> None:

@@ -110,7 +110,8 @@ def parse_yaml(data: bytes, file: str) -> Document:
         line = exc.problem_mark.line + 1 if exc.problem_mark else None
         raise ConfigUnreadable("YAML", found=exc.problem, expected="valid YAML", file=file, line=line) from exc
     except yaml.YAMLError as exc:
-        raise ConfigUnreadable("YAML", found=str(exc), expected="valid YAML", file=file) from exc
+        found = str(exc).splitlines()[0]
+        raise ConfigUnreadable("YAML", found=found, expected="valid YAML", file=file) from exc
     if root is None:
         raise ConfigInvalid("", found="an empty file", expected="a mapping with 'policies'", file=file, line=1)
     document = Document({}, {}, file)

@@ -118,21 +118,26 @@ def explanation_table(ids: Sequence[str], items: Sequence[Mapping[str, Any]]) ->
     for name in ("id", "terms", "total → score", "moves"):
         table.add_column(name)
     for candidate_id, item in zip(ids, items, strict=True):
-        steps = [f"{item['total']:+.4f}"]
+        steps = [_figure(item["total"])]
         if item["link"] != "identity":
-            steps.append(f"fused {item['fused']:.4f}")
+            steps.append(f"fused {_figure(item['fused'])}")
         steps += [f"{factor['rule']} ×{factor['factor']:.4f}" for factor in item["multipliers"]]
         if len(steps) > 1:
-            steps.append(f"{item['score']:.4f}")
+            steps.append(f"score {_figure(item['score'])}")
         table.add_row(
             str(item["position"] or "dropped"),
             candidate_id,
-            "\n".join(f"{term['value']:+.4f} {term['name']}" for term in item["terms"]),
+            "\n".join(f"{_figure(term['value'])} {term['name']}" for term in item["terms"]),
             "\n".join(steps),
             "\n".join(f"{move['rule']} {move['from']}→{move['to'] or 'out'}" for move in item["moves"]),
             end_section=True,
         )
     return table
+
+
+def _figure(value: float) -> str:
+    """Return a number with sign and four decimals, or with five digits where those would hide it."""
+    return f"{value:+.4f}" if value == 0 or abs(value) >= 0.01 else f"{value:+.4e}"
 
 
 def _link(items: Sequence[Mapping[str, Any]]) -> str:

@@ -77,6 +77,15 @@ def parse(text: str) -> Parsed:
     return Parsed(terms, frozenset(reader.names))
 
 
+def names_by_term(text: str) -> list[set[str]]:
+    """Return the names that each summand of the outermost sum reads, in order.
+
+    Raises:
+        ExpressionInvalid: as of `parse`.
+    """
+    return [set(re.findall(r"(?<![\w.])[A-Za-z_]\w*", term)) - set(_FUNCTIONS) for term, _ in parse(text).terms]
+
+
 def _check_tokens(text: str) -> None:
     position = 0
     while position < len(text):

@@ -45,6 +45,7 @@ def squeeze_negative(total_N: Floats, negative: float, weight: float, ceiling: f
     """
     squeezed_N = np.maximum(total_N + negative, 0.0)
     squeezed_N *= ceiling / weight
+    np.minimum(squeezed_N, np.nextafter(ceiling, 0.0), out=squeezed_N)  # rounding may reach the ceiling, or pass it
     return np.where(total_N < 0, squeezed_N, total_N + ceiling)
 
 

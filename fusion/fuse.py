@@ -32,7 +32,7 @@ class Ranked:
         order_K: candidate indices from the first position on; shorter than N by `top_k` and by dropped ones.
         score_N: score per candidate in input order, float64, after scoring rules.
         propensity_N: probability of exploration's draws per candidate; None where the policy does not explore.
-        skipped: rules that found no data to work on, by label.
+        skipped: rules that found no data to work on, and an expression's attributes that no candidate has, by label.
         broken_caps: positions at which no candidate kept all caps.
     """
 
@@ -112,6 +112,7 @@ class CompiledPolicy:
     def _rerank(self, fused_N: Floats, probabilities: Probabilities, candidates: Candidates, *, explain: bool) -> Slate:
         slate = Slate(fused_N, order_by_score(fused_N), candidates, explain)
         slate.record("score")
+        slate.skipped += [f"attribute {name}" for name in self.formula.attributes if name not in candidates.attributes]
         apply_rules(slate, self.policy.gate, probabilities.p_up_N, self.policy.rules)
         return slate
 

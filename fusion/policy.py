@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError
 
+from fusion.complaints import complaint, path_of
 from fusion.crosscheck import cross_check
 from fusion.document import Document, KeyPath, parse_yaml, read_files
 from fusion.errors import ConfigInvalid
@@ -87,51 +88,13 @@ def build_config(document: Document) -> FusionConfig:
     return config
 
 
-def config_error(document: Document, exc: ValidationError, prefix: KeyPath = ()) -> ConfigInvalid:
+def config_error(document: Document, exc: ValidationError) -> ConfigInvalid:
     """Return pydantic's first complaint as a ConfigInvalid with file, line and key."""
     first = exc.errors(include_url=False)[0]
-    path = _real_path(document, (*prefix, *first["loc"]), missing=first["type"] == "missing")
+    path = path_of(first, document.data)
     more = f" (and {exc.error_count() - 1} more)" if exc.error_count() > 1 else ""
-    found, expected = _complaint(first, path)
+    found, expected = complaint(first, FusionConfig.model_json_schema(), document.data, path)
     return document.error(path, found=found, expected=expected + more)
-
-
-def _complaint(error: Any, path: KeyPath) -> tuple[str, str]:
-    kind, value, context = error["type"], error["input"], error.get("ctx", {})
-    shown = repr(value) if isinstance(value, str | int | float | bool | None) else f"a {_kind_of(value)}"
-    if kind == "missing":
-        return "nothing", "this key"
-    if kind == "extra_forbidden":
-        return "an unknown key", "a key of the documented ones"
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        tag = str(context["discriminator"]).strip("'")
-        given = repr(context["tag"]) if "tag" in context else "none"
-        wanted = context.get("expected_tags", "one of the documented ones")
-        return f"{tag} {given}", f"{tag} {wanted}"
-    if isinstance(value, bool) and kind.endswith("_type"):
-        return shown, f"{error['msg'].lower()} (YAML reads on/off/yes/no as true/false: quote text)"
-    return shown, str(error["msg"]).removeprefix("Input should be ")
-
-
-def _kind_of(value: object) -> str:
-    return {"dict": "mapping", "tuple": "list"}.get(type(value).__name__, type(value).__name__)
-
-
-def _real_path(document: Document, loc: KeyPath, *, missing: bool) -> KeyPath:
-    """Return pydantic's location without the tags of unions, which are no keys of the file."""
-    path: KeyPath = ()
-    node: Any = document.data
-    for index, part in enumerate(loc):
-        last = index == len(loc) - 1
-        inside = (isinstance(node, dict) and part in node) or (
-            isinstance(node, list) and isinstance(part, int) and part < len(node)
-        )
-        if inside:
-            node = node[part]
-            path = (*path, part)
-        elif last and missing:
-            path = (*path, part)
-    return path
 
 
 def _merge(documents: list[Document]) -> Document:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fusion.expression import ExpressionInvalid, parse
 from fusion.policies import Expression, Policy, PowerProduct, RankProduct
-from fusion.rules import RULE_STAGES, Decay, FirstCap, Pin, Rule, WindowCap
+from fusion.rules import RULE_STAGES, Decay, Dpp, Explore, FirstCap, Mmr, Pin, Rule, WindowCap
 
 if TYPE_CHECKING:
     from fusion.document import KeyPath
@@ -46,6 +46,9 @@ def _check_expression(config: FusionConfig, policy: Expression, path: KeyPath) -
 def _check_weights(config: FusionConfig, policy: Policy, path: KeyPath) -> None:
     assert not isinstance(policy, Expression)
     for task, weight in policy.weights.items():
+        if task == "p_up":
+            expected = f"it beside weights, not among them ('p_up: {weight:g}' one level up)"
+            raise config.error((*path, "weights", task), found="'p_up'", expected=expected)
         negative = task in config.negative_tasks
         if weight < 0 and not negative:
             expected = f"at least 0, or {task!r} among negative_tasks"
@@ -71,12 +74,16 @@ def _check_weights(config: FusionConfig, policy: Policy, path: KeyPath) -> None:
 
 def _check_rules(config: FusionConfig, policy: Policy, path: KeyPath) -> None:
     before: Rule | None = None
+    diverse = [rule.type for rule in policy.rules if isinstance(rule, Mmr | Dpp)]
     pinned: dict[int, int] = {}
     for index, rule in enumerate(policy.rules):
         here = (*path, "rules", index)
         if before is not None and RULE_STAGES[rule.type] < RULE_STAGES[before.type]:
             expected = f"it before {before.type}, which it would undo (order: decay, mmr or dpp, caps, explore, pin)"
             raise config.error(here, found=f"{rule.type} after {before.type}", expected=expected)
+        if isinstance(rule, Mmr | Dpp) and len(diverse) > 1:
+            expected = "mmr or dpp, once: a second one would order the same head anew"
+            raise config.error(here, found=f"{' and '.join(diverse)}", expected=expected)
         before = rule
         _check_rule(config, rule, here)
         if isinstance(rule, Pin):
@@ -96,5 +103,12 @@ def _check_rule(config: FusionConfig, rule: Rule, path: KeyPath) -> None:
         raise config.error((*path, "max"), found=rule.max, expected=expected)
     if isinstance(rule, Decay) and rule.decay == 1:
         raise config.error((*path, "decay"), found=rule.decay, expected=f"less than 1, {nothing}")
+    if isinstance(rule, Decay) and rule.floor == 1:
+        raise config.error((*path, "floor"), found=rule.floor, expected=f"less than 1, {nothing}")
+    if isinstance(rule, Mmr) and rule.relevance == 1:
+        raise config.error((*path, "relevance"), found=rule.relevance, expected=f"less than 1, {nothing}")
+    if isinstance(rule, Explore) and max(rule.positions) >= rule.pool:
+        expected = f"positions below pool ({rule.pool}), {nothing} there"
+        raise config.error((*path, "positions"), found=max(rule.positions), expected=expected)
     if isinstance(rule, Pin) and (rule.id is None) == (rule.attribute is None):
         raise config.error(path, found="both or neither", expected="one of id and attribute")

@@ -19,6 +19,7 @@ from fusion.caps import apply_caps
 from fusion.diversity import select_dpp, select_mmr
 from fusion.errors import InputInvalid
 from fusion.formulas import Floats, order_by_score
+from fusion.keys import encode_keys, group_by_code
 from fusion.rules import Decay, Dpp, Explore, FirstCap, Gate, Mmr, Pin, Rule, WindowCap
 from fusion.signals import Candidates, read_attribute
 
@@ -121,7 +122,8 @@ def _decay(slate: Slate, rule: Decay) -> None:
         return
     before_M = _earlier_with_same_code(codes_N[slate.order_M])
     factor_N = np.ones(len(slate.score_N))
-    factor_N[slate.order_M] = (1 - rule.floor) * rule.decay**before_M + rule.floor
+    factor_of = (1 - rule.floor) * rule.decay ** np.arange(before_M.max() + 1) + rule.floor
+    factor_N[slate.order_M] = factor_of[before_M]
     factor_N = np.where(slate.score_N < 0, 2 - factor_N, factor_N)  # a negative score is lowered too
     slate.score_N = slate.score_N * factor_N
     order_N = order_by_score(slate.score_N)
@@ -136,12 +138,10 @@ def _decay(slate: Slate, rule: Decay) -> None:
 
 def _earlier_with_same_code(codes_M: Ints) -> Ints:
     """Return, for each place, how many earlier places hold the same code."""
-    by_code = np.argsort(codes_M, kind="stable")
-    sorted_M = codes_M[by_code]
-    places_M = np.arange(len(codes_M))
-    starts_M = np.where(np.concatenate([[True], sorted_M[1:] != sorted_M[:-1]]), places_M, 0)
+    by_code, starts = group_by_code(codes_M)
+    sizes = np.diff(starts, append=len(codes_M))
     earlier_M = np.empty(len(codes_M), dtype=np.intp)
-    earlier_M[by_code] = places_M - np.maximum.accumulate(starts_M)
+    earlier_M[by_code] = np.arange(len(codes_M)) - np.repeat(starts, sizes)
     return earlier_M
 
 
@@ -210,10 +210,12 @@ def _pins(slate: Slate, rules: list[Pin]) -> None:
             pinned.append((rule.position - 1, candidate))
     if not pinned:
         return
-    order = slate.order_M[~np.isin(slate.order_M, [candidate for _, candidate in pinned])].tolist()
+    free_N = np.ones(len(slate.score_N), dtype=bool)
+    free_N[[candidate for _, candidate in pinned]] = False
+    order_M = slate.order_M[free_N[slate.order_M]]
     for slot, candidate in pinned:
-        order.insert(slot, candidate)
-    slate.order_M = np.array(order, dtype=np.intp)
+        order_M = np.insert(order_M, min(slot, len(order_M)), candidate)
+    slate.order_M = order_M
     slate.record("pin")
 
 
@@ -243,15 +245,3 @@ def _codes(slate: Slate, key: str, label: str) -> Ints | None:
             raise InputInvalid(f"key {key!r}", found=f"{len(values)} values", expected=f"{len(slate.score_N)}")
         slate.codes[key] = encode_keys(values)
     return slate.codes[key]
-
-
-def encode_keys(values: Sequence[Any] | NDArray[Any]) -> Ints:
-    """Return a whole number per value, equal for equal values; every None is a key of its own."""
-    if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
-        return values.astype(np.intp, copy=False)
-    known: dict[Any, int] = {}
-    return np.fromiter(
-        (known.setdefault(value if value is not None else (None, place), place) for place, value in enumerate(values)),
-        dtype=np.intp,
-        count=len(values),
-    )

@@ -18,12 +18,15 @@ from fusion.calibration import Calibration
 from fusion.diff import Change, Difference, compare_policies, write_plot
 from fusion.errors import FusionError, RequestsInvalid
 from fusion.experiments import Assigner
+from fusion.expression import names_by_term
 from fusion.fuse import CompiledPolicy, compile_policy
 from fusion.history import History, write_aside
 from fusion.live import compile_config
-from fusion.policies import Expression, PowerProduct, RankProduct
+from fusion.policies import Expression, Policy, PowerProduct, RankProduct
 from fusion.policy import FusionConfig, load_config
 from fusion.recorded import read_requests
+from fusion.signals import P_UP
+from fusion.variants import Choice, all_policies
 
 
 def print_check(file: Path, bundle: Path | None, against: Path | None, json_file: Path | None) -> int:
@@ -41,6 +44,8 @@ def print_check(file: Path, bundle: Path | None, against: Path | None, json_file
         fits = str(bundle)
         uncalibrated = sorted(set(tasks) - calibrations.keys())
     warnings = find_doubts(config, uncalibrated)
+    if bundle is not None and (foreign := sorted(set(config.negative_tasks) - set(tasks))):
+        warnings.append(f"negative_tasks that the model does not have: {', '.join(foreign)}")
     moves = None if against is None else compare_configs(load_config(against), config)
     console = Console(highlight=False)
     console.print(f"{file}: good, version {config.version}", soft_wrap=True)
@@ -57,10 +62,8 @@ def print_check(file: Path, bundle: Path | None, against: Path | None, json_file
 def find_doubts(config: FusionConfig, uncalibrated: Sequence[str] = ()) -> list[str]:
     """Return what is allowed in a config (for a model with uncalibrated tasks) but may not be meant, one line each."""
     doubts = []
-    for name, policy in config.policies.items():
-        multiplies = isinstance(policy, PowerProduct | RankProduct) and policy.p_up > 0
-        multiplies |= isinstance(policy, Expression) and "p_up" in policy.expression
-        if policy.signal == "joint" and multiplies:
+    for name, policy in _policies_by_label(config).items():
+        if policy.signal == "joint" and _multiplies_p_up(policy, config.negative_tasks):
             doubts.append(f"policy {name}: joint probabilities already hold P(UP), and p_up multiplies it in again")
         read = [task for task in uncalibrated if task in getattr(policy, "weights", {task: 1})]
         if policy.calibrate and read:
@@ -74,6 +77,39 @@ def find_doubts(config: FusionConfig, uncalibrated: Sequence[str] = ()) -> list[
     if unused := sorted(set(config.policies) - used):
         doubts.append(f"policies in no use: {', '.join(unused)}")
     return doubts
+
+
+def _policies_by_label(config: FusionConfig) -> dict[str, Policy]:
+    """Return every policy by name, and every patched one by name and variants."""
+    policies: dict[str, Policy] = dict(config.policies)
+    for choice, (name, policy) in all_policies(config).items():
+        policies[_label(config, choice, name, policy)] = policy
+    return policies
+
+
+def _label(config: FusionConfig, choice: Choice, name: str, policy: Policy) -> str:
+    if policy is config.policies[name]:
+        return name
+    return f"{name} as patched by {', '.join(variant for variant in choice if variant)}"
+
+
+def _policy_by_variants(config: FusionConfig, variants: Mapping[str, str]) -> str:
+    """Return the label of the policy that a user with these variants (layer → variant) is ranked by."""
+    policies = all_policies(config)
+    layers = [layer.name for layer in config.layers]
+    choice = tuple(
+        variants.get(layer) if any(other[place] == variants.get(layer) for other in policies) else None
+        for place, layer in enumerate(layers)
+    )
+    return _label(config, choice, *policies[choice])
+
+
+def _multiplies_p_up(policy: Policy, negative_tasks: Sequence[str]) -> bool:
+    """Return whether P(UP) multiplies what holds it already; as a term of a sum it does not."""
+    if not isinstance(policy, Expression):
+        return isinstance(policy, PowerProduct | RankProduct) and policy.p_up > 0
+    plain = {P_UP, *policy.attributes, *negative_tasks}  # negative tasks enter by P(task)
+    return any(P_UP in names and names - plain for names in names_by_term(policy.expression))
 
 
 def read_model(bundle: Path) -> tuple[list[str], bool, dict[str, Calibration]]:
@@ -212,15 +248,19 @@ def print_assignment(path: Path, user: str, context_text: str, json_file: Path |
         raise RequestsInvalid("--context", found=str(exc), expected="a JSON object") from exc
     if not isinstance(context, dict):
         raise RequestsInvalid("--context", found=type(context).__name__, expected="a JSON object")
-    reasons = Assigner(load_config(path)).explain(user, context)
+    config = load_config(path)
+    reasons = Assigner(config).explain(user, context)
+    policy = _policy_by_variants(config, {reason.layer: reason.variant for reason in reasons if reason.variant})
     table = Table(title=f"Variants of user {user!r}")
     for column in ("layer", "experiment", "variant", "why"):
         table.add_column(column)
     for reason in reasons:
         table.add_row(reason.layer, reason.experiment, reason.variant or "-", reason.why)
-    Console(highlight=False).print(table if reasons else "no experiments in this config")
+    console = Console(highlight=False)
+    console.print(table if reasons else "no experiments in this config")
+    console.print(f"ranked by policy {policy}", soft_wrap=True)
     answer = [{"layer": r.layer, "experiment": r.experiment, "variant": r.variant, "why": r.why} for r in reasons]
-    _write_json(json_file, {"user": user, "experiments": answer})
+    _write_json(json_file, {"user": user, "policy": policy, "experiments": answer})
     return 0
 
 

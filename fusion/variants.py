@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from fusion.complaints import complaint, path_of
 from fusion.document import dotted
 from fusion.policies import POLICY, Policy
 from fusion.policy_check import check_policy
@@ -87,9 +88,10 @@ def _policy_of(config: FusionConfig, chosen: list[tuple[KeyPath, Variant]]) -> t
         policy = POLICY.validate_python(data)
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
-        inside = dotted(tuple(part for part in first["loc"] if part != data.get("formula")))
+        inside = path_of(first, data)
+        found, expected = complaint(first, POLICY.json_schema(), data, inside)
         raise config.error(
-            path, found=f"a patch of {name!r} with {inside}: {first['msg']}", expected="a patch that makes a policy"
+            path, found=f"a patch of {name!r} with {dotted(inside)}: {found}", expected=expected
         ) from None
     check_policy(config, policy, path)
     return name, policy

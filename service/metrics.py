@@ -133,7 +133,10 @@ class Metrics:
         for kind in ("exposures", "requests", "other"):
             self.log_dropped.labels(kind)
         self.rules_skipped = Counter(
-            "dlen_rerank_skipped_total", "Rules that found no data to work on.", ("rule",), registry=r
+            "dlen_rerank_skipped_total",
+            "Rules, and attributes of expressions, that found no data to work on.",
+            ("rule",),
+            registry=r,
         )
         self.broken_caps = Counter(
             "dlen_rerank_broken_caps_total", "Positions at which no candidate kept all caps.", registry=r

@@ -80,8 +80,13 @@ def ranking_table(answer: dict[str, Any], top: int) -> Table:
     for position, item in enumerate(items, start=1):
         up = [f"{item['p_up']:.4f}"] if latent else []
         values = [f"{item[kind][task]:.4f}" for task in tasks]
-        table.add_row(str(position), item["id"], f"{item['score']:.5f}", *up, *values)
+        table.add_row(str(position), item["id"], score_text(item["score"]), *up, *values)
     return table
+
+
+def score_text(score: float) -> str:
+    """Return a score with five decimals, or with five digits where those would hide it."""
+    return f"{score:.5f}" if score == 0 or abs(score) >= 0.001 else f"{score:.4e}"
 
 
 def summary(answer: dict[str, Any]) -> str:

@@ -9,6 +9,8 @@ import pytest
 
 import cli
 from fusion.history import History
+from fusion.live import compile_config
+from fusion.policy import load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -57,6 +59,26 @@ def test_check_tells_a_policy_that_multiplies_p_up_into_joint_probabilities(run,
     for text in ("formula: expression, expression: click * p_up", product):
         file.write_text(f"default: a\npolicies:\n  a: {{{text}}}\n")
         assert "joint probabilities already hold P(UP)" in run("fusion", "check", file)[1]
+    for text in ("formula: expression, expression: click + 0.5*p_up", f"signal: marginal, {product}"):
+        file.write_text(f"default: a\npolicies:\n  a: {{{text}}}\n")
+        assert "joint probabilities" not in run("fusion", "check", file)[1]
+
+
+def test_check_looks_at_patched_policies_too(run, make_config, experiment, tmp_path):
+    arms = [{"name": "off", "weight": 0.5}, {"name": "times_up", "weight": 0.5, "patch": {"p_up": 1.0}}]
+    config = make_config(
+        policies={"feed": {"formula": "power_product", "weights": {"click": 1.0}}},
+        layers=[{"name": "r", "experiments": [experiment("a", variants=arms)]}],
+    )
+    (tmp_path / "f.yaml").write_text(config.model_dump_json(exclude_unset=True))
+    text = run("fusion", "check", tmp_path / "f.yaml")[1]
+    assert "policy feed as patched by times_up: joint probabilities already hold P(UP)" in text
+
+
+def test_check_names_negative_tasks_that_the_model_lacks(run, make_config, tmp_path):
+    (tmp_path / "f.yaml").write_text(make_config().model_dump_json(exclude_unset=True))
+    text = run("fusion", "check", tmp_path / "f.yaml", "--bundle", bundle(tmp_path, ("click", "like")))[1]
+    assert "negative_tasks that the model does not have: hate" in text
 
 
 def test_check_against_names_what_moves_and_writes_json(run, tmp_path):
@@ -106,8 +128,25 @@ def test_assign_says_which_variants_and_why(run, tmp_path):
     code, text = run("ab", "assign", "--config", config, "--user", "712", "--context", '{"tab": 1}', "--json", out)
     assert code == 0
     assert "bucket" in text
-    assert {one["layer"] for one in json.loads(out.read_text())["experiments"]} == {"ranking", "diversity"}
+    answer = json.loads(out.read_text())
+    assert {one["layer"] for one in answer["experiments"]} == {"ranking", "diversity"}
+    assert f"ranked by policy {answer['policy']}" in text
     assert run("ab", "assign", "--config", config, "--user", "1", "--context", "[]")[0] == 2
+
+
+def test_assign_names_the_policy_that_a_request_of_the_user_is_ranked_by(run, tmp_path):
+    config = CONFIGS / "fusion/experiment.yaml"
+    fusion = compile_config(load_config(config), ("click", "like", "follow", "comment", "forward"), True)
+    labels = set()
+    for user in range(150):
+        decision = fusion.decide(str(user), {"tab": 1})
+        out = tmp_path / "a.json"
+        run("ab", "assign", "--config", config, "--user", user, "--context", '{"tab": 1}', "--json", out)
+        label = json.loads(out.read_text())["policy"]
+        labels.add(label)
+        assert label.split()[0] == decision.policy_name
+        assert ("capped" in label) == bool(decision.policy.policy.rules)
+    assert {"feed", "without_up", "feed as patched by capped"} <= labels
 
 
 @pytest.mark.parametrize(

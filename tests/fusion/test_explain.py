@@ -86,3 +86,11 @@ def test_the_table_shows_terms_multipliers_and_moves():
     text = console.export_text()
     for part in ("decay group ×", "pin ", "→2", "hate", "fused = total + ceiling"):
         assert part in text
+
+
+def test_the_table_shows_scores_of_every_size():
+    """A product of many probabilities is far below four decimals."""
+    ranked, _, explanation = explained({**FORMULAS[1], "weights": {"click": 9.0, "like": 9.0}}, 5, 1, None)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(explanation_table([str(row) for row in ranked.order_K], explanation.items(ranked.order_K)))
+    assert "0.0000" not in console.export_text()

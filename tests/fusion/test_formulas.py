@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion.errors import InputInvalid, NoLatent, UnknownTask
+from fusion.formulas import squeeze_negative
 from fusion.fuse import compile_policy
 from fusion.policies import POLICY
 from fusion.signals import Probabilities
@@ -141,6 +142,13 @@ def test_negative_totals_lie_below_every_other_and_keep_their_order(rows_of_p):
         assert score_N[total_N < 0].max() < score_N[total_N >= 0].min()
 
 
+@given(st.floats(0.01, 1000), st.floats(1e-6, 1), st.floats(1e-18, 1e-9))
+def test_no_rounding_lifts_a_negative_total_to_one_of_0(weight, ceiling, below):
+    """With negative weights only, the largest negative total would come out as the ceiling, or a bit above it."""
+    score_N = squeeze_negative(np.array([-below, 0.0]), weight, weight, ceiling)
+    assert 0 <= score_N[0] < score_N[1]
+
+
 @settings(max_examples=25, deadline=None)
 @given(rows, st.sampled_from([0.25, 0.5, 2.0, 4.0]))
 def test_scaling_all_weights_scales_a_weighted_sum_and_keeps_the_order(rows_of_p, factor):
@@ -191,6 +199,14 @@ def test_an_absent_task_is_refused_by_name():
 def test_an_unknown_expression_name_is_refused_by_name():
     policy = POLICY.validate_python({"formula": "expression", "expression": "click + shares"})
     with pytest.raises(UnknownTask, match="expression name 'shares'"):
+        compile_policy(policy, TASKS, has_p_up=True)
+
+
+def test_an_attribute_that_hides_a_task_is_refused():
+    policy = POLICY.validate_python(
+        {"formula": "expression", "expression": "click + like", "attributes": {"like": 0.0}}
+    )
+    with pytest.raises(UnknownTask, match=r"attributes\.like: got a task of the model"):
         compile_policy(policy, TASKS, has_p_up=True)
 
 

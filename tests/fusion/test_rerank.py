@@ -226,6 +226,14 @@ def test_rules_without_data_are_skipped_by_name_and_the_order_stays():
     assert ranked.skipped == ("decay group", "mmr", "window_cap author")
 
 
+def test_an_attribute_that_no_candidate_has_is_named():
+    spec = {"formula": "expression", "expression": "click - age/48", "attributes": {"age": 0.0}}
+    compiled = compile_policy(POLICY.validate_python(spec), ("click",), True)
+    assert compiled.rank(outputs([0.1, 0.2])).skipped == ("attribute age",)
+    aged = Candidates(attributes={"age": np.array([1.0, 2.0])})
+    assert compiled.rank(outputs([0.1, 0.2]), candidates=aged).skipped == ()
+
+
 def test_candidates_without_a_key_are_never_alike():
     candidates = Candidates(keys={"group": [None, None, "a", "a"]})
     ranked = ranker({"type": "decay", "decay": 0.5, "floor": 0.0}).rank(outputs([1, 0.9, 0.8, 0.7]), None, candidates)
