@@ -59,6 +59,10 @@ def power_terms(signals_KN: Floats, weights_K: Floats, floors_K: Floats) -> Floa
 
 def rank_within(signals_KN: Floats) -> NDArray[np.intp]:
     """Return each candidate's rank by each signal, [K, N], from 1 (largest); equal signals have equal ranks."""
+    single_KN = signals_KN.astype(np.float32)
+    bits_KN = single_KN.view(np.int32)
+    if np.array_equal(single_KN, signals_KN) and (bits_KN >= 0).all():
+        return _rank_single(bits_KN)
     count = signals_KN.shape[1]
     ranks_KN = np.empty(signals_KN.shape, dtype=np.intp)
     places_N = np.arange(1, count + 1)
@@ -73,6 +77,30 @@ def rank_within(signals_KN: Floats) -> NDArray[np.intp]:
         else:
             ranks_N[order_N] = places_N
     return ranks_KN
+
+
+def _rank_single(bits_KN: NDArray[np.int32]) -> NDArray[np.intp]:
+    """Return the ranks of float32 numbers ≥ 0, given as their bits, which order as the numbers do.
+
+    Bits and candidate together are one integer, and sorting integers takes a fourth of the time of sorting places.
+    """
+    signals, count = bits_KN.shape
+    keys_KN = bits_KN.astype(np.int64)
+    keys_KN <<= 32
+    keys_KN += np.arange(count)
+    keys_KN.sort(axis=1)
+    at_KN = keys_KN & 0xFFFFFFFF
+    at_KN += count * np.arange(signals)[:, None]
+    keys_KN >>= 32
+    equal_KN = keys_KN[:, 1:] == keys_KN[:, :-1]  # to its right neighbour, the larger one
+    places = np.arange(count, 0, -1)
+    ranks = np.empty(signals * count, dtype=np.intp)
+    if equal_KN.any():
+        places = np.broadcast_to(places, keys_KN.shape).copy()
+        places[:, :-1][equal_KN] = 0
+        places = np.maximum.accumulate(places[:, ::-1], axis=1)[:, ::-1]  # of the last equal signal
+    ranks[at_KN] = places
+    return ranks.reshape(signals, count)
 
 
 def rank_sum_terms(ranks_KN: NDArray[np.intp], weights_K: Floats, beta: float, smoothing: float) -> Floats:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion.errors import InputInvalid, NoLatent, UnknownTask
-from fusion.formulas import squeeze_negative
+from fusion.formulas import rank_within, squeeze_negative
 from fusion.fuse import compile_policy
 from fusion.policies import POLICY
 from fusion.signals import Probabilities
@@ -232,3 +232,15 @@ def test_a_model_without_latent_refuses_joint_p_up_and_gate(patch, thing):
 def test_arrays_that_do_not_fit_are_refused(outputs_of_model, message):
     with pytest.raises(InputInvalid, match=message):
         compiled("weighted_sum").rank(outputs_of_model)
+
+
+@given(
+    rows=st.lists(st.lists(st.sampled_from([0.0, 1e-40, 0.25, 0.3, 0.5, 1.0, 1e30]), min_size=4, max_size=4)),
+    exact=st.booleans(),
+)
+def test_ranks_are_one_more_than_the_number_of_larger_signals(rows, exact):
+    """Exact: numbers of single precision, which are ranked by their bits; else such that differ by less than that."""
+    signals_KN = np.array(rows, dtype=np.float32).astype(np.float64).reshape(-1, 4).T
+    signals_KN += 0.0 if exact else np.arange(signals_KN.shape[1]) % 2 * 1e-12
+    expected = [[1 + sum(other > own for other in signal_N) for own in signal_N] for signal_N in signals_KN]
+    np.testing.assert_array_equal(rank_within(signals_KN), np.array(expected, dtype=np.intp).reshape(signals_KN.shape))
