@@ -1,5 +1,6 @@
 # The ranking service: what serves and nothing that trains (no torch). Built from locked, hashed packages.
-ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+# The digest is that of the tag's index for all platforms; how to move on to a newer one: docs/deploy.md.
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 FROM ${PYTHON_IMAGE} AS packages
 COPY requirements/service.lock /tmp/service.lock

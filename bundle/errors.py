@@ -12,6 +12,10 @@ Refused (the root of other packages' errors too)
     ├── ManifestMissing          no manifest.json in the folder
     ├── ManifestInvalid          manifest.json does not parse, or contradicts itself
     ├── ManifestVersion          written by another version of the contract
+    ├── SignatureInvalid         manifest.sig does not read, or signs something else
+    │   ├── SignatureMissing     no manifest.sig, where trusted keys are wanted
+    │   └── SignatureUntrusted   signed, but by no trusted key
+    ├── KeyInvalid               a file of keys does not read, or holds another kind of key
     ├── FileMissing              listed in the manifest, not in the folder
     ├── FileNotListed            in the folder, not in the manifest
     ├── FileUnsafe               a link, a non-file, or a path that leaves the folder
@@ -90,6 +94,22 @@ class ManifestInvalid(BundleError):
 
 class ManifestVersion(BundleError):
     """The manifest was written by another version of the contract."""
+
+
+class SignatureInvalid(BundleError):
+    """manifest.sig does not read, or a trusted key has signed something else."""
+
+
+class SignatureMissing(SignatureInvalid):
+    """There is no manifest.sig, where trusted keys are wanted."""
+
+
+class SignatureUntrusted(SignatureInvalid):
+    """The manifest is signed, but by no trusted key."""
+
+
+class KeyInvalid(BundleError):
+    """A file of keys does not read, or holds another kind of key."""
 
 
 class FileMissing(BundleError):

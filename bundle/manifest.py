@@ -28,6 +28,7 @@ from bundle.reference import BINS
 
 MANIFEST_VERSION = 1
 MANIFEST_FILE = "manifest.json"
+SIGNATURE_FILE = "manifest.sig"
 MODEL_FILE = "model.onnx"
 FEATURES_FILE = "features.json"
 GOLDEN_FILE = "golden.npz"
@@ -224,15 +225,33 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         ManifestMissing, ManifestVersion, ManifestInvalid: see `bundle.errors`.
     """
+    return parse_manifest(folder, manifest_bytes(folder))
+
+
+def manifest_bytes(folder: Path) -> bytes:
+    """Return manifest.json of a bundle folder as it is.
+
+    Raises:
+        ManifestMissing, ManifestInvalid: it cannot be read; it is too large.
+    """
     path = folder / MANIFEST_FILE
     try:
         if path.stat().st_size > MANIFEST_BYTES_LIMIT:
             raise ManifestInvalid(
                 str(path), found=f"{path.stat().st_size} bytes", expected=f"at most {MANIFEST_BYTES_LIMIT}"
             )
-        raw = path.read_bytes()
+        return path.read_bytes()
     except OSError as exc:
         raise ManifestMissing(str(path), found=exc.strerror, expected="a manifest") from exc
+
+
+def parse_manifest(folder: Path, raw: bytes) -> Manifest:
+    """Return the manifest that the bytes of a folder's manifest.json hold.
+
+    Raises:
+        ManifestVersion, ManifestInvalid: see `bundle.errors`.
+    """
+    path = folder / MANIFEST_FILE
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError) as exc:
@@ -265,7 +284,7 @@ def check_files(folder: Path, manifest: Manifest) -> None:
             raise FileMissing(str(path), found="no such file", expected="the file that the manifest lists")
         if path.is_symlink() or not path.is_file() or path.stat().st_nlink > 1:
             raise FileUnsafe(str(path), found="a link or special file", expected="a plain file with one name")
-    if extra := sorted(present - manifest.files.keys() - {MANIFEST_FILE}):
+    if extra := sorted(present - manifest.files.keys() - {MANIFEST_FILE, SIGNATURE_FILE}):
         raise FileNotListed(str(folder / extra[0]), found="a file that the manifest lacks", expected="only its files")
     for name, entry in sorted(manifest.files.items()):
         if (size := (folder / name).stat().st_size) != entry.size_bytes:
@@ -276,9 +295,9 @@ def check_files(folder: Path, manifest: Manifest) -> None:
 
 
 def list_files(folder: Path) -> Mapping[str, FileEntry]:
-    """Return size and digest of every file below a folder but the manifest, by path in it."""
+    """Return size and digest of every file below a folder but the manifest and its signature, by path in it."""
     return {
         path.relative_to(folder).as_posix(): FileEntry(sha256=sha256_of(path), size_bytes=path.stat().st_size)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST_FILE
+        if path.is_file() and path.name not in (MANIFEST_FILE, SIGNATURE_FILE)
     }

@@ -25,8 +25,10 @@ from bundle.manifest import (
     P,
     Tensor,
     check_files,
-    read_manifest,
+    manifest_bytes,
+    parse_manifest,
 )
+from bundle.signature import TrustedKeys
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Bundle:
         schema: its fitted features.json.
         golden: the request that its graph must reproduce.
         items: its item table, if it has one.
+        signed_by: id of the trusted key that has signed it; None where none was asked for.
     """
 
     folder: Path
@@ -46,6 +49,7 @@ class Bundle:
     schema: FeatureSchema
     golden: Golden
     items: ItemTable | None = None
+    signed_by: str | None = None
 
     @property
     def model_path(self) -> Path:
@@ -63,19 +67,23 @@ class Bundle:
         return self.folder / ITEM_ENCODER_FILE
 
 
-def read_bundle(folder: Path) -> Bundle:
+def read_bundle(folder: Path, trusted: TrustedKeys | None = None) -> Bundle:
     """Return the bundle in a folder: manifest, sizes, digests, schema and golden request checked.
+
+    With `trusted`, its manifest must be signed by one of these keys; of one that is not, nothing is parsed.
 
     Raises:
         BundleError: the subclass names what is wrong.
     """
-    manifest = read_manifest(folder)
+    raw = manifest_bytes(folder)
+    signed_by = None if trusted is None else trusted.check(folder, raw)
+    manifest = parse_manifest(folder, raw)
     check_files(folder, manifest)
     schema = read_schema(folder / FEATURES_FILE)
     if (wanted := input_tensors(schema)) != manifest.inputs:
         raise ManifestInvalid(f"{folder}: inputs", found=_shown(manifest.inputs), expected=_shown(wanted))
     items = read_items(folder, manifest, SchemaEncoder(schema).item)
-    return Bundle(folder, manifest, schema, read_golden(folder, manifest), items)
+    return Bundle(folder, manifest, schema, read_golden(folder, manifest), items, signed_by)
 
 
 def input_tensors(schema: FeatureSchema) -> tuple[Tensor, ...]:

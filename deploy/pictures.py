@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ LEGEND_NAMES, LEGEND_ROWS = 4, 2
 TICK_UNITS = {"reqps": "short", "rowsps": "short"}
 """Units too long for an axis."""
 INK, PAPER, FRAME = "#1f2430", "#ffffff", "#d5d9e0"
-COLOURS = {"green": "#2e8b57", "orange": "#e08a1e", "red": "#c8373a", "text": INK}
+COLOURS = {"green": "#2e8b57", "orange": "#e08a1e", "red": "#c8373a", "dark-red": "#7a1518", "text": INK}
 CYCLE = ("#3274d9", "#e08a1e", "#2e8b57", "#c8373a", "#8f5fbf", "#19a0a8", "#b0a51e", "#d9548f", "#7a818f", "#5c4a3d")
 
 
@@ -91,7 +92,7 @@ def _draw_lines(axes: Axes, frame: Axes, panel: Panel, lines: list[Line], start:
     below = [0.0] * len(moments)
     for place, line in enumerate(drawn):
         values = dict(line.points)
-        colour = CYCLE[place % len(CYCLE)]
+        colour = _colour(panel, line.name, place)
         if panel.stacked:
             above = [low + values.get(moment, 0.0) for low, moment in zip(below, moments, strict=True)]
             xs = [moment - start for moment in moments]
@@ -119,6 +120,12 @@ def _draw_lines(axes: Axes, frame: Axes, panel: Panel, lines: list[Line], start:
             handles[: LEGEND_ROWS * columns], names[: LEGEND_ROWS * columns], loc="lower center", ncols=columns,
             fontsize=7, frameon=False, handlelength=1.2, columnspacing=1.0, borderaxespad=0.2,
         )  # fmt: skip
+
+
+def _colour(panel: Panel, name: str, place: int) -> str:
+    """Return the colour that the dashboard gives a line, else the next one of the palette."""
+    given = [colour for names, colour in panel.colours if re.search(names, name)]
+    return COLOURS[given[-1]] if given else CYCLE[place % len(CYCLE)]
 
 
 def _legend_columns(width: int, lines: list[Line]) -> int:

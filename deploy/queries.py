@@ -26,6 +26,7 @@ class Panel:
         unit: Grafana's name of it.
         stacked: whether its lines are drawn on top of each other.
         steps: (from this value on, colour), the first from anywhere on.
+        colours: (names of lines as a regular expression, colour).
         queries: (PromQL, legend) of each target.
     """
 
@@ -36,6 +37,7 @@ class Panel:
     unit: str
     stacked: bool
     steps: tuple[tuple[float | None, str], ...]
+    colours: tuple[tuple[str, str], ...]
     queries: tuple[tuple[str, str], ...]
 
 
@@ -66,6 +68,10 @@ def _panel(dashboard: str, panel: dict[str, Any]) -> Panel:
         unit=defaults.get("unit", ""),
         stacked=defaults.get("custom", {}).get("stacking", {}).get("mode") == "normal",
         steps=tuple((step["value"], step["color"]) for step in steps),
+        colours=tuple(
+            (override["matcher"]["options"], override["properties"][0]["value"]["fixedColor"])
+            for override in panel.get("fieldConfig", {}).get("overrides", [])
+        ),
         queries=tuple((target["expr"], target["legendFormat"]) for target in panel.get("targets", [])),
     )
 

@@ -46,6 +46,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         default="layer1",
         help="what is kept of an item: its part of the first layers (fastest) or its embeddings (smallest)",
     )
+    export.add_argument(
+        "--sign-key", type=Path, metavar="FILE", help="sign the bundle with this Ed25519 private key (PEM)"
+    )
     export.add_argument("--json", type=Path, metavar="FILE", help="also write parity and precision figures there")
     export.set_defaults(run=_export)
 
@@ -146,17 +149,19 @@ def _export(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from bundle.files import write_file
+    from bundle.signature import read_signing_key
     from model_export.items import ItemsWanted
     from model_export.write import export_fastest, export_run
 
     console = Console(soft_wrap=True, highlight=False)
     items = None if args.items is None else ItemsWanted(args.items, args.item_id, args.item_rows)
+    sign_key = None if args.sign_key is None else read_signing_key(args.sign_key)
     if args.precision == "auto":
-        bundle, refused = export_fastest(args.run_folder, args.out, items)
+        bundle, refused = export_fastest(args.run_folder, args.out, items, sign_key)
         if refused is not None:
             console.print(f"written as fp32, not int8: {refused}")
     else:
-        bundle = export_run(args.run_folder, args.out, args.precision, items)
+        bundle = export_run(args.run_folder, args.out, args.precision, items, sign_key)
     manifest = bundle.manifest
     parity, gate = manifest.parity, manifest.precision_gate
     size_mb = sum(entry.size_bytes for entry in manifest.files.values()) / 1e6

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from bundle.files import new_folder
@@ -31,6 +32,7 @@ from bundle.manifest import (
 from bundle.manifest import list_files as listed
 from bundle.read import Bundle, input_tensors, output_tensors, read_bundle
 from bundle.reference import shares_of
+from bundle.signature import write_signature
 from model_export.errors import OutputInvalid, PrecisionRefused
 from model_export.gate import check_gate, measure_gate
 from model_export.graph import ServingGraph
@@ -74,11 +76,16 @@ class _Graph:
 
 
 def export_run(
-    run_folder: Path, out: Path, precision: Literal["fp32", "int8"] = "fp32", items: ItemsWanted | None = None
+    run_folder: Path,
+    out: Path,
+    precision: Literal["fp32", "int8"] = "fp32",
+    items: ItemsWanted | None = None,
+    sign_key: Ed25519PrivateKey | None = None,
 ) -> Bundle:
     """Write the run's best network as the bundle `out` (models/NAME/VERSION) and return it, read back.
 
-    With `items`, a table of theirs is encoded and shipped, so that requests may name items by id.
+    With `items`, a table of theirs is encoded and shipped, so that requests may name items by id. With `sign_key`, the
+    manifest is signed.
 
     Raises:
         OutputInvalid: `out` exists or is not named NAME/VERSION with a whole-number version.
@@ -116,13 +123,16 @@ def export_run(
                 seed=run.description.config.training.seed,
             ),
         )
-        (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1))
+        raw = manifest.model_dump_json(indent=1).encode()
+        (folder / MANIFEST_FILE).write_bytes(raw)
+        if sign_key is not None:
+            write_signature(folder, out, raw, sign_key)
         read_bundle(folder)
     return read_bundle(out)
 
 
 def export_fastest(
-    run_folder: Path, out: Path, items: ItemsWanted | None = None
+    run_folder: Path, out: Path, items: ItemsWanted | None = None, sign_key: Ed25519PrivateKey | None = None
 ) -> tuple[Bundle, PrecisionRefused | None]:
     """Return the bundle in int8 where the gate lets it through, else in fp32 with the reason.
 
@@ -130,9 +140,9 @@ def export_fastest(
         OutputInvalid, RunInvalid, ParityFailed: see `export_run`.
     """
     try:
-        return export_run(run_folder, out, "int8", items), None
+        return export_run(run_folder, out, "int8", items, sign_key), None
     except PrecisionRefused as refused:
-        return export_run(run_folder, out, "fp32", items), refused
+        return export_run(run_folder, out, "fp32", items, sign_key), refused
 
 
 def check_output(out: Path) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 SERVE_EXAMPLE = "example: dlen serve --models models --fusion configs/fusion.yaml --port 8080"
 MODELS_EXAMPLE = "example: dlen models list --models models"
+VERIFY_EXAMPLE = "example: dlen models verify --models models --trusted-keys-file trusted.pem"
+SIGN_EXAMPLE = "example: dlen models sign --bundle models/kuairand/2 --key signing.pem"
 RANK_EXAMPLE = "example: dlen rank --url http://127.0.0.1:8080 --request examples/request.json"
 
 
@@ -32,6 +34,9 @@ def _register_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser
     serve.add_argument("--fusion-state", help="folder for the config's history and pin (default: none kept)")
     serve.add_argument("--keys-file", help="file with callers' keys, one per line (default: open to anybody)")
     serve.add_argument("--admin-keys-file", help="file with admin keys, one per line (default: no admin routes)")
+    serve.add_argument(
+        "--trusted-keys-file", help="PEM file of public keys, one of which must have signed a version (default: none)"
+    )
     serve.add_argument("--model", help="name of the one model to serve (default: all in the folder)")
     serve.add_argument("--version", help="version to hold on to (default: the highest good one)")
     serve.add_argument("--host", help="address of the API (default 127.0.0.1)")
@@ -53,6 +58,20 @@ def _register_models(commands: argparse._SubParsersAction[argparse.ArgumentParse
     listing.add_argument("--models", type=Path, required=True, help="folder of <name>/<version>/ bundles")
     listing.add_argument("--json", type=Path, metavar="FILE", help="write the list as JSON")
     listing.set_defaults(run=run_models_list)
+    verify = actions.add_parser(
+        "verify", help="list every version and whether a trusted key has signed it", epilog=VERIFY_EXAMPLE,
+        formatter_class=raw,
+    )  # fmt: skip
+    verify.add_argument("--models", type=Path, required=True, help="folder of <name>/<version>/ bundles")
+    verify.add_argument("--trusted-keys-file", type=Path, required=True, metavar="FILE", help="PEM file of public keys")
+    verify.add_argument("--json", type=Path, metavar="FILE", help="write the list as JSON")
+    verify.set_defaults(run=run_models_list)
+    sign = actions.add_parser(
+        "sign", help="sign a version; signatures of other keys stay", epilog=SIGN_EXAMPLE, formatter_class=raw
+    )
+    sign.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="models/NAME/VERSION, as it will serve")
+    sign.add_argument("--key", type=Path, required=True, metavar="FILE", help="PEM file of an Ed25519 private key")
+    sign.set_defaults(run=run_models_sign)
 
 
 def _register_rank(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -84,10 +103,19 @@ def run_serve(args: argparse.Namespace) -> int:
 
 
 def run_models_list(args: argparse.Namespace) -> int:
-    """Print every version on disk."""
+    """Print every version on disk; with trusted keys, whether one of them has signed it."""
+    from bundle.signature import read_trusted_keys
     from service.inventory import print_models
 
-    return print_models(args.models, args.json)
+    file = getattr(args, "trusted_keys_file", None)
+    return print_models(args.models, args.json, None if file is None else read_trusted_keys(file))
+
+
+def run_models_sign(args: argparse.Namespace) -> int:
+    """Sign a version on disk."""
+    from service.inventory import sign_version
+
+    return sign_version(args.bundle, args.key)
 
 
 def run_rank(args: argparse.Namespace) -> int:

@@ -1,7 +1,8 @@
 """The model repository: which versions there are on disk, and the gate that each must pass before it serves.
 
 `models/<name>/<version>/` with numeric versions; anything else in the folder is no version. A version is loaded
-once per content: one that was refused is not tried again until its manifest changes. Knows nothing of HTTP.
+once per content: one that was refused is not tried again until its manifest changes, or the trusted keys do where it is
+their complaint. Knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bundle.encode import SchemaEncoder
-from bundle.errors import BundleError, FileMissing
+from bundle.errors import BundleError, FileMissing, KeyInvalid, SignatureInvalid
 from bundle.files import sha256_of
 from bundle.manifest import MANIFEST_FILE, Manifest
 from bundle.read import read_bundle
+from bundle.signature import read_trusted_keys
 from fusion.errors import FusionError
 from service.drift import show_reference
 from service.engine import Engine
@@ -108,6 +110,7 @@ class ModelRepository:
         folder, wanted = self._settings.models / name, self._settings.version
         serving = self.serving.get(name)
         first: Complaint | None = None
+        trust = self._trust()
         for version in reversed(versions_of(folder)):
             if wanted is not None and version != wanted:
                 continue
@@ -115,7 +118,7 @@ class ModelRepository:
             if serving is not None and (serving.version, serving.content) == (version, content):
                 return first
             known = self._refused.get((name, version))
-            if known is not None and known[0] in (content, content + config_version):
+            if known is not None and known[0] in (content, content + config_version, content + trust):
                 first = first or known[1]
                 continue
             try:
@@ -123,8 +126,9 @@ class ModelRepository:
                 publish(model)
             except (BundleError, FusionError, ModelFailed) as exc:
                 first = first or exc
-                key = content + (config_version if isinstance(exc, FusionError) else "")
-                self._refuse(name, version, key, exc)
+                about_trust = isinstance(exc, SignatureInvalid | KeyInvalid)
+                because = config_version if isinstance(exc, FusionError) else trust if about_trust else ""
+                self._refuse(name, version, content + because, exc)
             else:
                 self._take_over(model)
                 return first
@@ -132,15 +136,25 @@ class ModelRepository:
 
     def _load(self, name: str, version: int, content: str) -> LoadedModel:
         """Return a version that has passed every check of its own, or raise the first complaint."""
-        folder = self._settings.models / name / str(version)
+        folder, keys = self._settings.models / name / str(version), self._settings.trusted_keys_file
         try:
-            bundle = read_bundle(folder)
+            bundle = read_bundle(folder, None if keys is None else read_trusted_keys(keys))
         except OSError as exc:  # taken away or made unreadable while it was read
             raise FileMissing(str(exc.filename or folder), found=exc.strerror, expected="a readable file") from exc
         engine = Engine(bundle, self._settings.warmup_runs)
         encoder = SchemaEncoder(bundle.schema)
         items = ItemEncoder(encoder.item, bundle.items, engine)
         return LoadedModel(name, version, content, bundle.manifest, encoder, engine, items)
+
+    def _trust(self) -> str:
+        """Return what changes whenever the file of trusted keys does."""
+        file = self._settings.trusted_keys_file
+        if file is None:
+            return ""
+        try:
+            return f" trusting {sha256_of(file)}"
+        except OSError:
+            return " trusting nobody"
 
     def _refuse(self, name: str, version: int, key: str, complaint: Complaint) -> None:
         self._refused[(name, version)] = key, complaint

@@ -38,6 +38,10 @@ class Settings(BaseModel):
         default=None,
         description="File with admin keys, one per line; without it, no admin routes and no forcing by key.",
     )
+    trusted_keys_file: Path | None = Field(
+        default=None,
+        description="PEM file of Ed25519 public keys; with it, only versions that one of them has signed may serve.",
+    )
     model: str | None = Field(
         default=None, description="Name of the one model to serve; without it every model in the folder is served."
     )

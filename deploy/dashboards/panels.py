@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, timeseries
@@ -18,6 +18,7 @@ from grafana_foundation_sdk.models.common import (
 )
 from grafana_foundation_sdk.models.dashboard import (
     DataSourceRef,
+    DynamicConfigValue,
     Threshold,
     ThresholdsMode,
     VariableOption,
@@ -26,6 +27,7 @@ from grafana_foundation_sdk.models.dashboard import (
 
 SOURCE = DataSourceRef(type_val="prometheus", uid="prometheus")
 SELECTED = 'job="ranker",instance=~"$instance"'
+STATUS_COLOURS = {"^2": "green", "^4": "orange", "^503$": "red", "^50[^3]$": "dark-red"}
 RANK = f'{SELECTED},route=~"/v1/rank|/v2/.*infer"'
 
 
@@ -62,8 +64,9 @@ def lines(
     alarm: float | None = None,
     stacked: bool = False,
     span: int = 8,
+    colours: Mapping[str, str] | None = None,
 ) -> timeseries.Panel:
-    """Return lines over time; `alarm` draws the value from which on an alert fires."""
+    """Return lines over time; `alarm` draws the value from which on an alert fires, `colours` go by names (regexp)."""
     panel = timeseries.Panel().title(title).description(description).datasource(SOURCE).unit(unit)
     panel.span(span).height(8).min(0).line_width(2).fill_opacity(30 if stacked else 5)
     panel.legend(
@@ -78,6 +81,9 @@ def lines(
     if alarm is not None:
         panel.thresholds(_thresholds(None, alarm))
         panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(GraphThresholdsStyleMode.DASHED))
+    for names, colour in (colours or {}).items():
+        fixed = DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": colour})
+        panel.override_by_regexp(names, [fixed])
     for place, query in enumerate(queries):
         panel.with_target(_target(query, place))
     return panel

@@ -30,7 +30,7 @@ def _glance(made: dashboard.Dashboard) -> None:
                'time() - max(dlen_last_reload_timestamp_seconds{kind="model"})', "s")
     )  # fmt: skip
     made.with_panel(
-        number("Model failures", "Share of requests for which the model raised or gave NaN, or overran.",
+        number("Model failed or late", "Share of requests for which the model raised or gave NaN, or overran.",
                'sum(job:dlen_rank_degraded:ratio_rate5m{reason=~"model failed|overrun"}) or vector(0)',
                "percentunit", warn=0.001, alarm=0.01)
     )  # fmt: skip

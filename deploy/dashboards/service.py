@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
 
-from deploy.dashboards.panels import RANK, SELECTED, Query, lines, number, page
+from deploy.dashboards.panels import RANK, SELECTED, STATUS_COLOURS, Query, lines, number, page
 
 RATE = "$__rate_interval"
 
@@ -49,7 +49,7 @@ def _requests(made: dashboard.Dashboard) -> None:
     made.with_panel(
         lines("Rank requests by status", "5xx fail the objective; 4xx are for the caller to change.",
               [Query(f"sum by (status) (rate(dlen_http_requests_total{{{RANK}}}[{RATE}]))", "{{status}}")],
-              "reqps", stacked=True)
+              "reqps", stacked=True, colours=STATUS_COLOURS)
     )  # fmt: skip
     made.with_panel(
         lines("Duration of rank requests", "From the request's head to its answer; shed ones are not in it.",

@@ -12,9 +12,10 @@ from pathlib import Path
 from loadtest.drive import Outcome
 from loadtest.errors import KitInvalid
 from loadtest.scenarios.background import SteadyLoad
-from loadtest.scenarios.forgeries import FORGERIES, WEIGHT_FORGERIES, Forgery
+from loadtest.scenarios.forgeries import FORGERIES, SIGNATURE_FORGERIES, WEIGHT_FORGERIES, Forgery
 from loadtest.scenarios.readers import Readers
 from loadtest.scenarios.scenario import Check, Scenario, ScenarioResult, Settings, at_most, equal, timeline_of
+from loadtest.scenarios.signing import Signer
 from loadtest.scenarios.stack import PATIENT, Ranker, until
 
 WORKERS = 2
@@ -46,21 +47,26 @@ def run(settings: Settings) -> ScenarioResult:
     models = settings.folder / "models"
     shutil.copytree(settings.models, models)
     good = best_version(models, json.loads(settings.bodies[0]).get("model"))
-    forgeries = [*FORGERIES, *(WEIGHT_FORGERIES if (good / "model.weights").exists() else ())]
+    weights = WEIGHT_FORGERIES if (good / "model.weights").exists() else ()
+    forgeries = [*SIGNATURE_FORGERIES, *FORGERIES, *weights]
     if settings.quick:
         forgeries = forgeries[::5]
-    facts, events = Facts(), []
-    with Ranker(settings, workers=WORKERS, models=models, environment=PATIENT) as ranker:
+    facts, events, signer = Facts(), [], Signer()
+    signer.sign(good, good.parent.name, good.name)
+    trusted = settings.folder / "trusted.pem"
+    trusted.write_bytes(signer.public_pem)
+    environment = {**PATIENT, "DLEN_TRUSTED_KEYS_FILE": str(trusted)}
+    with Ranker(settings, workers=WORKERS, models=models, environment=environment) as ranker:
         reading = Readers(ranker.url, WORKERS, settings.bodies[0], lambda answer: str(answer["model_version"]))
         with SteadyLoad(settings, ranker.url) as load, reading as readers:
             time.sleep(0.5)
             for number, forgery in enumerate(forgeries, 1):
                 events.append((time.monotonic(), "bad version"))
-                facts.refused[forgery] = _drop(ranker, good, number, forgery)
+                facts.refused[forgery] = _drop(ranker, signer, good, number, forgery)
             facts.versions = set(readers.seen.rankings)
             settings.say(f"{len(forgeries)} bad versions dropped in, {sum(facts.refused.values())} refusals")
             last = good.with_name(str(int(good.name) + len(forgeries) + 1))
-            _copy_slowly(good, last)
+            _copy_slowly(good, last, signer)
             events.append((time.monotonic(), "good version"))
             labels = {"model": good.parent.name, "version": last.name}
             served_s = until(lambda: _all_serve(ranker, readers, last.name, labels), TAKEN_OVER_WITHIN_S + 10)
@@ -101,14 +107,17 @@ def best_version(models: Path, name: object = None) -> Path:
     return min(found, key=lambda path: (path.parent.name, -int(path.name)))
 
 
-def _drop(ranker: Ranker, good: Path, number: int, forgery: Forgery) -> int:
+def _drop(ranker: Ranker, signer: Signer, good: Path, number: int, forgery: Forgery) -> int:
     """Put a spoiled copy there as a higher version; return how many refusals of its reason are counted then."""
     made = good.with_name(f".{number}")
     shutil.copytree(good, made)
     forgery.spoil(made)
+    put = good.with_name(str(int(good.name) + number))
+    if forgery not in SIGNATURE_FORGERIES:
+        signer.sign(made, good.parent.name, put.name)
     labels = {"kind": "model", "reason": forgery.reason}
     before = ranker.metric("dlen_load_failures_total", **labels)
-    put = made.rename(good.with_name(str(int(good.name) + number)))
+    made.rename(put)
     until(lambda: ranker.metric("dlen_load_failures_total", **labels) >= before + WORKERS, _REFUSED_WITHIN_S)
     time.sleep(_LOOKS_S)
     counted = int(ranker.metric("dlen_load_failures_total", **labels) - before)
@@ -116,13 +125,14 @@ def _drop(ranker: Ranker, good: Path, number: int, forgery: Forgery) -> int:
     return counted
 
 
-def _copy_slowly(good: Path, to: Path) -> None:
-    """Copy file by file in place, manifest last, as a plain `cp` may: not whole for a while."""
+def _copy_slowly(good: Path, to: Path, signer: Signer) -> None:
+    """Copy file by file in place, manifest last, as a plain `cp` may: not whole for a while; then sign."""
     to.mkdir()
     files: Sequence[Path] = sorted(good.iterdir(), key=lambda file: file.name == "manifest.json")
     for file in files:
         shutil.copy(file, to)
         time.sleep(0.1)
+    signer.sign(to, to.parent.name, to.name)
 
 
 def _all_serve(ranker: Ranker, readers: Readers, version: str, labels: dict[str, str]) -> bool:

@@ -32,6 +32,18 @@ class Forgery:
     spoil: Callable[[Path], None]
 
 
+def _remove_signature(folder: Path) -> None:
+    (folder / "manifest.sig").unlink()
+
+
+def _sign_as_stranger(folder: Path) -> None:
+    (folder / "manifest.sig").write_text(f"ed25519 {'0' * 16} {'A' * 86}==\n")
+
+
+def _keep_signature(folder: Path) -> None:
+    """Do nothing: the copy's signature is that of the version it was copied from."""
+
+
 def _remove_manifest(folder: Path) -> None:
     (folder / "manifest.json").unlink()
 
@@ -92,17 +104,17 @@ def _flip_byte(folder: Path) -> None:
 
 def _forge_schema(folder: Path) -> None:
     (folder / "features.json").write_text('{"features": [{"name": 7}]}')
-    _sign(folder)
+    _list_anew(folder)
 
 
 def _forge_golden(folder: Path) -> None:
     (folder / "golden.npz").write_bytes(_NOISE)
-    _sign(folder)
+    _list_anew(folder)
 
 
 def _forge_graph(folder: Path) -> None:
     (folder / "model.onnx").write_bytes(_NOISE)
-    _sign(folder)
+    _list_anew(folder)
 
 
 def _forge_outputs(folder: Path) -> None:
@@ -110,21 +122,27 @@ def _forge_outputs(folder: Path) -> None:
         arrays = {name: archive[name] for name in archive.files}
     arrays["output.p"] = arrays["output.p"] + np.float32(0.01)
     np.savez_compressed(folder / "golden.npz", allow_pickle=False, **arrays)
-    _sign(folder)
+    _list_anew(folder)
 
 
 def _forge_weights(folder: Path) -> None:
     file = folder / "model.weights"
     file.write_bytes(bytes(file.stat().st_size))
-    _sign(folder)
+    _list_anew(folder)
 
 
 def _poison_weights(folder: Path) -> None:
     file = folder / "model.weights"
     file.write_bytes(b"\xff" * file.stat().st_size)
-    _sign(folder)
+    _list_anew(folder)
 
 
+SIGNATURE_FORGERIES = (
+    Forgery("not signed", "SignatureMissing", _remove_signature),
+    Forgery("signed by a stranger", "SignatureUntrusted", _sign_as_stranger),
+    Forgery("an older version under a higher number", "SignatureInvalid", _keep_signature),
+)
+"""For a ranker that trusts keys; all others must be signed by one of them after they are spoiled."""
 FORGERIES = (
     Forgery("no manifest", "ManifestMissing", _remove_manifest),
     Forgery("manifest cut off", "ManifestInvalid", _cut_manifest),
@@ -156,7 +174,7 @@ def _change(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def _sign(folder: Path) -> None:
+def _list_anew(folder: Path) -> None:
     """Let the manifest list what lies in the folder, as a forger would."""
 
     def list_files(manifest: dict[str, Any]) -> None:

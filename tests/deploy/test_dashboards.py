@@ -81,6 +81,17 @@ def test_dashboards_have_their_own_names_and_read_the_provisioned_source(files):
             assert {t["datasource"]["uid"] for t in panel["targets"]} == {source["uid"]}
 
 
+def test_failed_answers_are_red_and_good_ones_green(files):
+    from deploy.queries import read_panels
+
+    (panel,) = (p for file in files for p in read_panels(file) if p.title == "Rank requests by status")
+    drawn = {
+        status: [colour for names, colour in panel.colours if re.search(names, status)]
+        for status in ("200", "422", "503", "504", "500")
+    }
+    assert drawn == {"200": ["green"], "422": ["orange"], "503": ["red"], "504": ["dark-red"], "500": ["dark-red"]}
+
+
 @pytest.mark.real_component
 def test_every_query_of_every_panel_finds_data(rehearsed, files):
     from deploy.queries import ask, read_panels

@@ -128,6 +128,16 @@ def test_the_image_holds_no_torch_and_only_hashed_packages(image):
     assert "--require-hashes" in image.text
 
 
+def test_every_image_from_elsewhere_is_named_by_digest(compose, image):
+    pinned = re.compile(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}")
+    (base,) = re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", image.text, re.M)
+    assert set(re.findall(r"^FROM (\S+)", image.text, re.M)) == {"${PYTHON_IMAGE}"}
+    taken = {name: service["image"] for name, service in compose["services"].items() if "build" not in service}
+    assert set(taken) == {"nginx", "prometheus", "grafana"}
+    for name in (base, *taken.values()):
+        assert pinned.fullmatch(name), name
+
+
 def test_the_image_copies_only_what_serves_and_runs_as_nobody_in_particular(image):
     assert {source for source, _ in image.copies} == {"cli.py", "bundle", "fusion", "service"}
     assert image.user not in ("root", "0")

@@ -36,7 +36,7 @@ from loadtest.scenarios import (
 )
 from loadtest.scenarios.background import SteadyLoad
 from loadtest.scenarios.bodies import widened
-from loadtest.scenarios.forgeries import FORGERIES, WEIGHT_FORGERIES
+from loadtest.scenarios.forgeries import FORGERIES, SIGNATURE_FORGERIES, WEIGHT_FORGERIES
 from loadtest.scenarios.readers import Seen
 from loadtest.scenarios.scenario import Check, Scenario, ScenarioResult, Settings, at_least, at_most, equal, timeline_of
 from loadtest.scenarios.show import plot_timeline
@@ -359,6 +359,25 @@ def test_each_forgery_is_refused_for_its_reason(forgery, models, tmp_path):
         return
     with pytest.raises(Exception, match=r".") as caught:
         Engine(read_bundle(folder))
+    assert type(caught.value).__name__ == forgery.reason
+
+
+@pytest.mark.parametrize("forgery", SIGNATURE_FORGERIES, ids=lambda forgery: forgery.name)
+def test_each_forged_signature_is_refused_for_its_reason_and_a_good_one_is_not(forgery, models, tmp_path):
+    from shutil import copytree
+
+    from bundle.signature import read_trusted_keys
+    from loadtest.scenarios.signing import Signer
+
+    signer, trusted = Signer(), tmp_path / "trusted.pem"
+    trusted.write_bytes(signer.public_pem)
+    good = copytree(models / "demo" / "1", tmp_path / "demo" / "1")
+    signer.sign(good, "demo", "1")
+    assert read_bundle(good, read_trusted_keys(trusted)).signed_by
+    folder = copytree(good, tmp_path / "demo" / "2")
+    forgery.spoil(folder)
+    with pytest.raises(Exception, match=r"manifest\.sig") as caught:
+        read_bundle(folder, read_trusted_keys(trusted))
     assert type(caught.value).__name__ == forgery.reason
 
 

@@ -81,6 +81,27 @@ def test_exporting_an_unfinished_run_is_one_line_and_exit_code_2(trained, tmp_pa
     assert not (tmp_path / "m").exists()
 
 
+def test_a_bundle_is_signed_as_the_version_it_becomes(trained, tmp_path):
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    from bundle.signature import TrustedKeys, key_id
+
+    key, file, out = Ed25519PrivateKey.generate(), tmp_path / "signing.pem", tmp_path / "demo" / "3"
+    file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    assert main(["export", "--run", str(trained), "--out", str(out), "--sign-key", str(file)]) == 0
+    mine = key_id(key.public_key())
+    assert read_bundle(out, TrustedKeys({mine: key.public_key()})).signed_by == mine
+
+
+def test_a_key_that_does_not_sign_is_named_before_anything_is_written(trained, tmp_path, capsys):
+    out = tmp_path / "demo" / "3"
+    words = ["export", "--run", str(trained), "--out", str(out), "--sign-key", str(tmp_path / "none.pem")]
+    assert main(words) == 2
+    assert "none.pem: got No such file" in capsys.readouterr().err
+    assert not out.parent.exists()
+
+
 def test_run_and_bundle_evaluate_to_the_same_figures(trained, models, prepared, tmp_path):
     import json
 

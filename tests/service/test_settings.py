@@ -32,7 +32,7 @@ def test_settings_cannot_be_changed():
         ({}, {}, None, "setting 'models': got nothing, want --models, DLEN_MODELS or models: in a settings file"),
         (GIVEN | {"port": "http"}, {}, None, "--port: setting 'port': got 'http'"),
         (GIVEN | {"max_in_flight": 0}, {}, None, "--max-in-flight: setting 'max_in_flight': got 0"),
-        (GIVEN, {"DLEN_WORKERS": "0"}, None, "environment DLEN_WORKERS: setting 'workers': got '0'"),
+        (GIVEN, {"DLEN_WORKERS": "-1"}, None, "environment DLEN_WORKERS: setting 'workers': got '-1'"),
         (GIVEN, {}, "worker: 2", "setting 'worker': got no such setting, want one of"),
         (GIVEN, {}, "- 1", "got list, want a mapping"),
         (GIVEN, {}, "a: [", "want valid YAML"),
