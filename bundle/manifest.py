@@ -1,11 +1,13 @@
 """manifest.json: what a bundle holds, which tensors its graph takes and gives, and how it was made.
 
 A bundle is a folder `models/<name>/<version>/` with `manifest.json`, `model.onnx` (and external weights),
-`features.json` and `golden.npz`. Task order is named here, once; every array's task axis follows it.
+`features.json` and `golden.npz`. Task order is named here, once; every array's task axis follows it. The manifest holds
+the digests of all other files; its own lies beside it in `manifest.sha256`, as `sha256sum --check` takes it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +30,7 @@ from bundle.reference import BINS
 
 MANIFEST_VERSION = 1
 MANIFEST_FILE = "manifest.json"
+DIGEST_FILE = "manifest.sha256"
 SIGNATURE_FILE = "manifest.sig"
 MODEL_FILE = "model.onnx"
 FEATURES_FILE = "features.json"
@@ -35,6 +38,7 @@ GOLDEN_FILE = "golden.npz"
 ROWS_MODEL_FILE = "rank_rows.onnx"
 ITEM_ENCODER_FILE = "item_rows.onnx"
 ITEMS_GOLDEN_FILE = "items.golden.npz"
+_BESIDE = frozenset({MANIFEST_FILE, DIGEST_FILE, SIGNATURE_FILE})
 MANIFEST_BYTES_LIMIT = 16 << 20
 
 REQUEST_CODES = "request_codes"
@@ -245,6 +249,33 @@ def manifest_bytes(folder: Path) -> bytes:
         raise ManifestMissing(str(path), found=exc.strerror, expected="a manifest") from exc
 
 
+def write_manifest(folder: Path, raw: bytes) -> None:
+    """Write a bundle's manifest.json and its digest, last of all files."""
+    (folder / DIGEST_FILE).write_text(_digest_line(raw), "ascii")
+    (folder / MANIFEST_FILE).write_bytes(raw)
+
+
+def check_manifest_digest(folder: Path, raw: bytes) -> None:
+    """Check that manifest.json is what was written: the folder's digest of it says so.
+
+    Raises:
+        FileMissing, FileDigest: see `bundle.errors`.
+    """
+    path = folder / DIGEST_FILE
+    try:
+        with path.open("rb") as file:
+            line = file.read(1024)
+    except OSError as exc:
+        raise FileMissing(str(path), found=exc.strerror, expected="the digest of the manifest") from exc
+    if line != (wanted := _digest_line(raw).encode("ascii")):
+        found = f"sha256 {wanted.split()[0].decode()}"
+        raise FileDigest(str(folder / MANIFEST_FILE), found=found, expected=f"what {DIGEST_FILE} says: {line[:80]!r}")
+
+
+def _digest_line(raw: bytes) -> str:
+    return f"{hashlib.sha256(raw).hexdigest()}  {MANIFEST_FILE}\n"
+
+
 def parse_manifest(folder: Path, raw: bytes) -> Manifest:
     """Return the manifest that the bytes of a folder's manifest.json hold.
 
@@ -284,7 +315,7 @@ def check_files(folder: Path, manifest: Manifest) -> None:
             raise FileMissing(str(path), found="no such file", expected="the file that the manifest lists")
         if path.is_symlink() or not path.is_file() or path.stat().st_nlink > 1:
             raise FileUnsafe(str(path), found="a link or special file", expected="a plain file with one name")
-    if extra := sorted(present - manifest.files.keys() - {MANIFEST_FILE, SIGNATURE_FILE}):
+    if extra := sorted(present - manifest.files.keys() - _BESIDE):
         raise FileNotListed(str(folder / extra[0]), found="a file that the manifest lacks", expected="only its files")
     for name, entry in sorted(manifest.files.items()):
         if (size := (folder / name).stat().st_size) != entry.size_bytes:
@@ -295,9 +326,9 @@ def check_files(folder: Path, manifest: Manifest) -> None:
 
 
 def list_files(folder: Path) -> Mapping[str, FileEntry]:
-    """Return size and digest of every file below a folder but the manifest and its signature, by path in it."""
+    """Return size and digest of every file below a folder but the manifest, its digest and signature, by path in it."""
     return {
         path.relative_to(folder).as_posix(): FileEntry(sha256=sha256_of(path), size_bytes=path.stat().st_size)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (MANIFEST_FILE, SIGNATURE_FILE)
+        if path.is_file() and path.name not in _BESIDE
     }

@@ -25,6 +25,7 @@ from bundle.manifest import (
     P,
     Tensor,
     check_files,
+    check_manifest_digest,
     manifest_bytes,
     parse_manifest,
 )
@@ -78,6 +79,7 @@ def read_bundle(folder: Path, trusted: TrustedKeys | None = None) -> Bundle:
     raw = manifest_bytes(folder)
     signed_by = None if trusted is None else trusted.check(folder, raw)
     manifest = parse_manifest(folder, raw)
+    check_manifest_digest(folder, raw)
     check_files(folder, manifest)
     schema = read_schema(folder / FEATURES_FILE)
     if (wanted := input_tensors(schema)) != manifest.inputs:

@@ -19,7 +19,6 @@ from bundle.golden import Golden, golden_bytes
 from bundle.manifest import (
     FEATURES_FILE,
     GOLDEN_FILE,
-    MANIFEST_FILE,
     MODEL_FILE,
     ItemTableEntry,
     Manifest,
@@ -28,6 +27,7 @@ from bundle.manifest import (
     PrecisionGate,
     Provenance,
     Task,
+    write_manifest,
 )
 from bundle.manifest import list_files as listed
 from bundle.read import Bundle, input_tensors, output_tensors, read_bundle
@@ -124,7 +124,7 @@ def export_run(
             ),
         )
         raw = manifest.model_dump_json(indent=1).encode()
-        (folder / MANIFEST_FILE).write_bytes(raw)
+        write_manifest(folder, raw)
         if sign_key is not None:
             write_signature(folder, out, raw, sign_key)
         read_bundle(folder)

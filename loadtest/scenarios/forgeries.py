@@ -52,6 +52,14 @@ def _cut_manifest(folder: Path) -> None:
     _cut(folder / "manifest.json")
 
 
+def _change_digit(folder: Path) -> None:
+    """Change a number that nothing else contradicts."""
+    file = folder / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["tasks"][0]["base_rate"] /= 2
+    file.write_text(json.dumps(manifest))
+
+
 def _change_version(folder: Path) -> None:
     _change(folder, lambda manifest: manifest.update(schema_version=99))
 
@@ -154,6 +162,7 @@ FORGERIES = (
     Forgery("a listed path out of the folder", "FileUnsafe", _leave_folder),
     Forgery("weights cut off", "FileSize", _cut_largest),
     Forgery("one bit flipped", "FileDigest", _flip_byte),
+    Forgery("one digit of the manifest changed", "FileDigest", _change_digit),
     Forgery("forged: no feature schema", "SchemaInvalid", _forge_schema),
     Forgery("forged: no golden request", "GoldenInvalid", _forge_golden),
     Forgery("forged: no graph", "TensorMismatch", _forge_graph),
@@ -171,7 +180,9 @@ WEIGHT_FORGERIES = (
 def _change(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     change(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    raw = json.dumps(manifest).encode()
+    (folder / "manifest.json").write_bytes(raw)
+    (folder / "manifest.sha256").write_text(f"{hashlib.sha256(raw).hexdigest()}  manifest.json\n")
 
 
 def _list_anew(folder: Path) -> None:

@@ -23,7 +23,7 @@ from bundle.errors import (
 from bundle.files import sha256_of
 from bundle.items_index import build_index, find_rows, words_needed, words_of
 from bundle.items_write import GrowingArray
-from bundle.manifest import FileEntry
+from bundle.manifest import FileEntry, write_manifest
 from bundle.read import read_bundle
 
 texts = st.text(min_size=1, max_size=20).filter(lambda text: "\0" not in text)
@@ -84,7 +84,7 @@ def replaced(folder, name, data):
     manifest = json.loads((folder / "manifest.json").read_text())
     entry = FileEntry(sha256=sha256_of(folder / name), size_bytes=len(data))
     manifest["files"][name] = entry.model_dump()
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(folder, json.dumps(manifest).encode())
 
 
 def npy(array):
@@ -153,6 +153,6 @@ def test_a_golden_request_without_ids_or_outputs_is_refused(folder):
 def test_a_manifest_must_list_the_graphs_of_its_item_table(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["files"]["rank_rows.onnx"]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(folder, json.dumps(manifest).encode())
     with pytest.raises(ManifestInvalid, match=r"rank_rows\.onnx"):
         read_bundle(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from bundle.errors import (
 )
 from bundle.files import sha256_of, write_file
 from bundle.golden import Golden, check_replay, golden_bytes
-from bundle.manifest import Manifest, Parity, Provenance, Task, list_files
+from bundle.manifest import Manifest, Parity, Provenance, Task, list_files, write_manifest
 from bundle.read import input_tensors, output_tensors, read_bundle, read_schema
 
 FEATURES = {
@@ -71,7 +72,7 @@ def sound(tmp_path_factory):
             data_fingerprint="sha256:0", git_commit="0", created_at="2025-01-01T00:00:00Z", loss="joint", seed=1
         ),
     )
-    write_file(folder / "manifest.json", manifest.model_dump_json().encode())
+    write_manifest(folder, manifest.model_dump_json().encode())
     return folder
 
 
@@ -83,7 +84,7 @@ def folder(sound, tmp_path):
 def change_manifest(folder, change):
     document = json.loads((folder / "manifest.json").read_text())
     change(document)
-    (folder / "manifest.json").write_text(json.dumps(document))
+    write_manifest(folder, json.dumps(document).encode())
 
 
 def relist(folder, name):
@@ -176,6 +177,7 @@ WRONG = {
     "flipped byte in the graph": (flip("model.onnx", 17), FileDigest, "model.onnx"),
     "flipped byte in the schema": (flip("features.json", 5), FileDigest, "features.json"),
     "flipped byte in the golden": (flip("golden.npz", -30), FileDigest, "golden.npz"),
+    "no digest of the manifest": (remove("manifest.sha256"), FileMissing, "manifest.sha256"),
     "schema is no schema": (replaced("features.json", b"{}"), SchemaInvalid, "features"),
     "schema not fitted": (replaced("features.json", UNFITTED), SchemaNotFitted, "'i'"),
     "golden is no archive": (replaced("golden.npz", b"not a zip"), GoldenInvalid, "golden.npz"),
@@ -185,6 +187,21 @@ WRONG = {
     "golden of uneven length": (
         golden_with(lambda g: g.outputs.update(p_up=g.outputs["p_up"][:1])), GoldenInvalid, "golden.npz"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "manifest.sha256", "features.json", "golden.npz", "model.onnx"])
+def test_no_flipped_byte_goes_unseen(folder, name):
+    content = (folder / name).read_bytes()
+    for at in range(0, len(content), max(1, len(content) // 300)):
+        (folder / name).write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with pytest.raises(BundleError):
+            read_bundle(folder)
+    (folder / name).write_bytes(content)
+    read_bundle(folder)
+
+
+def test_the_digest_of_the_manifest_is_what_sha256sum_takes(folder):
+    subprocess.run(["sha256sum", "--check", "--strict", "manifest.sha256"], cwd=folder, check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("damage, error, named", WRONG.values(), ids=WRONG.keys())

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import cli
+from bundle.manifest import write_manifest
 from fusion.history import History
 from fusion.live import compile_config
 from fusion.policy import load_config
@@ -29,7 +30,7 @@ def run(capsys, monkeypatch):
 
 def bundle(folder, tasks, outputs=("p", "p_joint", "p_up")):
     manifest = {"tasks": [{"name": task} for task in tasks], "outputs": [{"name": name} for name in outputs]}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(folder, json.dumps(manifest).encode())
     return folder
 
 
@@ -173,7 +174,7 @@ def test_diff_and_check_take_calibrations_from_the_bundle(run, tmp_path):
     folder = bundle(tmp_path, ("click", "like"))
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["tasks"][1]["calibration"] = {"temperature": 1.0, "offset": 3.0}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(folder, json.dumps(manifest).encode())
     figures = tmp_path / "d.json"
     assert (
         run("fusion", "diff", "--control", "a", "--treatment", "b", *options, "--bundle", folder, "--json", figures)[0]

@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from bundle.features import FeatureSchema
 from bundle.files import new_folder
 from bundle.golden import Golden, golden_bytes
-from bundle.manifest import Manifest, Parity, Provenance, Task, list_files
+from bundle.manifest import Manifest, Parity, Provenance, Task, list_files, write_manifest
 from bundle.read import input_tensors, output_tensors
 
 TASKS = ("click", "like", "hate")
@@ -161,7 +161,7 @@ def write_bundle(folder: Path, *, seed: int = 0, fault: str | None = None, golde
                 data_fingerprint="sha256:0", git_commit="0", created_at="2026-01-01T00:00:00Z", loss="joint", seed=seed
             ),
         )
-        (aside / "manifest.json").write_text(manifest.model_dump_json())
+        write_manifest(aside, manifest.model_dump_json().encode())
     return folder
 
 

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from bundle.errors import GoldenMismatch, ItemRowsMismatch, TensorMismatch
 from bundle.files import sha256_of
+from bundle.manifest import write_manifest
 from bundle.read import read_bundle
 from service.admission import Deadline
 from service.client import ARROW, message
@@ -174,7 +175,7 @@ def replaced(folder: Path, name: str, data: bytes) -> None:
     (folder / name).write_bytes(data)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"][name] = {"sha256": sha256_of(folder / name), "size_bytes": len(data)}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(folder, json.dumps(manifest).encode())
 
 
 def test_an_example_of_ids_only_stands_in_the_document_and_can_be_sent(snapshots, item_models):

@@ -194,7 +194,7 @@ def test_weights_outside_the_bundle_are_never_read(tmp_path, make_bundle):
 
 def relist(folder: Path) -> None:
     """Give a bundle's manifest the digests of what its files hold now."""
-    from bundle.manifest import list_files, read_manifest
+    from bundle.manifest import list_files, read_manifest, write_manifest
 
     manifest = read_manifest(folder).model_copy(update={"files": dict(list_files(folder))})
-    (folder / "manifest.json").write_text(manifest.model_dump_json())
+    write_manifest(folder, manifest.model_dump_json().encode())

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from bundle.manifest import write_manifest
 from fusion.history import History
 from fusion.signals import Probabilities
 from service.errors import ModelsMissing
@@ -157,7 +158,7 @@ def test_a_version_written_slowly_serves_once_it_is_whole(reloader, places, make
     whole = make_bundle(tmp_path / "whole", seed=4)
     part = places[0] / "tiny" / "2"
     part.mkdir()
-    for name in ("manifest.json", "features.json", "golden.npz", "model.onnx"):
+    for name in ("manifest.json", "features.json", "golden.npz", "model.onnx", "manifest.sha256"):
         reloader.look()
         assert serving(reloader) == (1, 3.0)
         assert value(reloader, "dlen_last_reload_successful", kind="model") == 0
@@ -168,7 +169,7 @@ def test_a_version_written_slowly_serves_once_it_is_whole(reloader, places, make
 
 
 def test_a_version_that_cannot_be_read_is_refused_by_name(reloader, places, make_bundle, monkeypatch):
-    def unreadable(folder: Path) -> None:
+    def unreadable(folder: Path, trusted: object) -> None:
         raise PermissionError(13, "Permission denied", str(folder / "model.onnx"))
 
     monkeypatch.setattr("service.models.read_bundle", unreadable)
@@ -296,7 +297,7 @@ def test_a_policy_that_asks_for_it_is_calibrated_as_the_manifest_says(places):
     file = places[0] / "tiny" / "1" / "manifest.json"
     manifest = json.loads(file.read_text())
     manifest["tasks"][0]["calibration"] = {"temperature": 2.0, "offset": 1.0}
-    file.write_text(json.dumps(manifest))
+    write_manifest(file.parent, json.dumps(manifest).encode())
     policy = "formula: weighted_sum, signal: marginal, weights: {click: 1.0}"
     places[1].write_text(f"default: a\npolicies:\n  a: {{{policy}}}\n  b: {{{policy}, calibrate: true}}\n")
     made = Reloader(Settings(models=places[0], fusion=places[1]), Metrics(CollectorRegistry()), Serving())
