@@ -239,3 +239,16 @@ def _arms(layer: Layer) -> tuple[_Arm, ...]:
         )
         for experiment in layer.experiments
     )
+
+
+def planned_shares(config: FusionConfig) -> dict[tuple[str, str, str, str], float]:
+    """Return each variant's share of its experiment, above 0, by layer, experiment, phase and name; of running ones."""
+    shares = {}
+    for layer in config.layers:
+        for experiment in layer.experiments:
+            total = sum(variant.weight for variant in experiment.variants)
+            for variant in experiment.variants:
+                if experiment.status == "running" and variant.weight > 0:
+                    labels = (layer.name, experiment.name, str(experiment.phase), variant.name)
+                    shares[labels] = variant.weight / total
+    return shares

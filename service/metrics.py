@@ -37,6 +37,9 @@ LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 CANDIDATES = (0, 1, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
+Labels = tuple[str, ...]
+
+
 class Metrics:
     """Every metric of one worker, in one registry."""
 
@@ -102,6 +105,14 @@ class Metrics:
             ("layer", "experiment", "phase", "variant", "forced"),
             registry=r,
         )
+        self.planned_share = Gauge(
+            "dlen_experiment_planned_share",
+            "Share of an experiment's requests that the config means each variant to rank.",
+            ("layer", "experiment", "phase", "variant"),
+            registry=r,
+            multiprocess_mode="max",
+        )
+        self._planned: frozenset[Labels] = frozenset()
         self.probabilities = Counter(
             "dlen_model_probabilities_total",
             "Predicted P(task) of a sample of requests, by bins with these upper edges.",
@@ -154,8 +165,16 @@ class Metrics:
             registry=r, multiprocess_mode="max",
         )  # fmt: skip
 
+    def note_planned(self, shares: Mapping[Labels, float]) -> None:
+        """Show the planned share of each variant by layer, experiment, phase and name; no longer that of others."""
+        for gone in self._planned - shares.keys():
+            self.retire(self.planned_share, *gone)
+        for labels, share in shares.items():
+            self.planned_share.labels(*labels).set(share)
+        self._planned = frozenset(shares)
+
     def retire(self, info: Gauge, *labels: str) -> None:
-        """Let an info gauge no longer show these labels."""
+        """Let a gauge of what serves no longer show these labels."""
         info.labels(*labels).set(0)
         if FOLDER_VARIABLE not in os.environ:
             info.remove(*labels)  # files of a slot cannot forget; `workers_registry` leaves zeros out
@@ -232,8 +251,11 @@ def workers_registry(folder: Path) -> CollectorRegistry:
     return registry
 
 
+_RETIRED_AT_ZERO = ("_info", "_planned_share")
+
+
 class _Workers(Collector):
-    """The workers' metrics as one, without info gauges that were retired and versions that no worker serves."""
+    """The workers' metrics as one, without gauges that were retired and versions that no worker serves."""
 
     def __init__(self, folder: Path) -> None:
         self._files = MultiProcessCollector(None, path=str(folder))  # type: ignore[no-untyped-call]
@@ -241,7 +263,7 @@ class _Workers(Collector):
     def collect(self) -> Iterator[Metric]:
         metrics: list[Metric] = list(self._files.collect())  # type: ignore[no-untyped-call]
         for metric in metrics:
-            if metric.name.endswith("_info"):
+            if metric.name.endswith(_RETIRED_AT_ZERO):
                 metric.samples = [sample for sample in metric.samples if sample.value]
         infos = (metric.samples for metric in metrics if metric.name == "dlen_model_info")
         shown = {None, *(_version(sample) for samples in infos for sample in samples)}

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from bundle.errors import BundleError
 from fusion.errors import FusionError
+from fusion.experiments import planned_shares
 from fusion.policy import FusionConfig, parse_config
 from service.config_source import ConfigSource
 from service.errors import ServiceError
@@ -140,6 +141,7 @@ class Reloader:
 
     def _note_config(self, config: FusionConfig) -> None:
         self._metrics.config_info.labels(config.version).set(1)
+        self._metrics.note_planned(planned_shares(config))
         self._metrics.reload_ok.labels("config").set(1)
         self._metrics.reload_time.labels("config").set_to_current_time()
 

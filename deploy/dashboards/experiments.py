@@ -59,10 +59,12 @@ def _exposures(made: dashboard.Dashboard) -> None:
               span=12)
     )  # fmt: skip
     made.with_panel(
-        lines("Share of each variant in its experiment", "Must lie flat at its weight: of requests here, of users in "
-              "the analysis.",
+        lines("Share of each variant in its experiment", "Must lie flat at its planned share: of requests here, of "
+              "users in the analysis.",
               [Query(f"sum by ({whole}, variant) ({exposed}) / on ({whole}) group_left () sum by ({whole}) ({exposed})",
-                     "{{experiment}}/{{phase}}: {{variant}}")], "percentunit", span=12)
+                     "{{experiment}}/{{phase}}: {{variant}}"),
+               Query(f"max by ({whole}, variant) (dlen_experiment_planned_share{{{SELECTED}}})",
+                     "planned {{experiment}}/{{phase}}: {{variant}}")], "percentunit", span=12)
     )  # fmt: skip
     requests = f'sum(rate(dlen_http_requests_total{{{RANK},status="200"}}[{RATE}]))'
     made.with_panel(
