@@ -241,9 +241,9 @@ def _arms(layer: Layer) -> tuple[_Arm, ...]:
     )
 
 
-def planned_shares(config: FusionConfig) -> dict[tuple[str, str, str, str], float]:
+def planned_shares(config: FusionConfig) -> dict[tuple[str, ...], float]:
     """Return each variant's share of its experiment, above 0, by layer, experiment, phase and name; of running ones."""
-    shares = {}
+    shares: dict[tuple[str, ...], float] = {}
     for layer in config.layers:
         for experiment in layer.experiments:
             total = sum(variant.weight for variant in experiment.variants)
