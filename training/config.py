@@ -34,6 +34,8 @@ class TrainingConfig(BaseModel):
         evaluations_per_epoch: validations per epoch, evenly spaced.
         patience: validations without a better loss before training stops.
         average: decay of the exponential moving average of the weights that is validated and kept; 0: none.
+        settle: fit scale and offset of the latent head's logits to the validation rows by the joint likelihood, once
+            training is over; pins the level of P(UP) (`training.settle`).
         seed: of initial weights, the order of rows and dropout.
         start_from: folder of a finished run whose weights the network starts from, where they fit.
     """
@@ -56,6 +58,7 @@ class TrainingConfig(BaseModel):
     evaluations_per_epoch: int = Field(default=2, ge=1)
     patience: int = Field(default=3, ge=1)
     average: float = Field(default=0.99, ge=0, lt=1)
+    settle: bool = Field(default=False, exclude_if=lambda settle: not settle)
     seed: int = Field(default=1, ge=0)
     start_from: Path | None = Field(default=None, exclude_if=lambda start: start is None)
 
@@ -65,6 +68,8 @@ class TrainingConfig(BaseModel):
             raise ValueError("embedding_decay must be 0 with sparse_tables")
         if self.sparse_tables and self.sharded_tables:
             raise ValueError("sparse_tables and sharded_tables exclude each other")
+        if self.settle and self.sharded_tables:
+            raise ValueError("settle needs whole tables, not sharded_tables")
         return self
 
 

@@ -39,6 +39,9 @@ def describe_run(config: RunConfig, data: Prepared) -> RunDescription:
     if config.model.dwell and not _joint_share(config):
         found = f"the {config.training.loss} loss, joint_share {_joint_share(config):g}"
         raise ConfigInvalid("model.dwell", found=found, expected="the joint or the mixed loss")
+    if config.training.settle and not (config.model.has_latent and _joint_share(config)):
+        found = f"{config.model.name}, the {config.training.loss} loss"
+        raise ConfigInvalid("training.settle", found=found, expected="a model with P(UP), the joint or the mixed loss")
     dwell = dwell_scale(data) if config.model.dwell else None
     start = start_digest(config.training.start_from, data.schema) if config.training.start_from else None
     return RunDescription(config=config, tasks=tasks, dwell=dwell, data_fingerprint=data.info.fingerprint, start=start)

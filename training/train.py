@@ -41,6 +41,7 @@ from training.run import (
     Run,
     seed_everything,
 )
+from training.settle import settle_best
 from training.sharded import own_rows, read_own, send_pieces, shard_tables, whole_tables
 from training.start import carry_over
 from training.tensors import write_tensors
@@ -272,6 +273,8 @@ class Trainer:
         write_tensors(self.run.folder / SAMPLE_FILE, tensors, {})
         best = self.progress.validations[self.progress.best_validation]
         result = {"best": best, "steps": self.progress.step, "validations": len(self.progress.validations)}
+        if self.config.settle:
+            result["settled"] = settle_best(self.run, self.validation, self.tasks, self.say)
         lines = "".join(json.dumps(record) + "\n" for record in self.progress.validations)
         write_file(self.run.folder / HISTORY_FILE, lines.encode())
         write_file(self.run.folder / RESULT_FILE, json.dumps(result, indent=1).encode())
