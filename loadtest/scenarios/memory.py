@@ -46,11 +46,12 @@ def _held_mb(settings: Settings, workers: int) -> tuple[float, dict[str, float]]
     with Ranker(settings, f"memory-{workers}", workers=workers, environment=_NO_SHEDDING) as ranker:
         clients = clients_by_worker(ranker.url, workers)
         headers = {"content-type": "application/json"}
+        for body in settings.bodies:  # in turns: a connection that rests is closed, and the next one is any worker's
+            for client in clients.values():
+                client.post("/v1/rank", content=body, headers=headers, timeout=60).raise_for_status()
         for client in clients.values():
-            with client:
-                for body in settings.bodies:
-                    client.post("/v1/rank", content=body, headers=headers, timeout=60).raise_for_status()
-            settings.say(f"{workers} workers: one has answered {len(settings.bodies)} requests")
+            client.close()
+        settings.say(f"{workers} workers: each has answered {len(settings.bodies)} requests")
         pids = ranker.all_pids()
         held = {_name(pid, pids, clients.keys()): round(held_by(pid).pss_mb, 1) for pid in pids}
     return sum(held.values()), held
