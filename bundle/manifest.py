@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -236,14 +237,15 @@ def manifest_bytes(folder: Path) -> bytes:
     """Return manifest.json of a bundle folder as it is.
 
     Raises:
-        ManifestMissing, ManifestInvalid: it cannot be read; it is too large.
+        ManifestMissing, ManifestInvalid: it cannot be read; it is too large, or no plain file.
     """
     path = folder / MANIFEST_FILE
     try:
-        if path.stat().st_size > MANIFEST_BYTES_LIMIT:
-            raise ManifestInvalid(
-                str(path), found=f"{path.stat().st_size} bytes", expected=f"at most {MANIFEST_BYTES_LIMIT}"
-            )
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for whoever writes to it
+            raise ManifestInvalid(str(path), found="no plain file", expected="a plain file")
+        if found.st_size > MANIFEST_BYTES_LIMIT:
+            raise ManifestInvalid(str(path), found=f"{found.st_size} bytes", expected=f"at most {MANIFEST_BYTES_LIMIT}")
         return path.read_bytes()
     except OSError as exc:
         raise ManifestMissing(str(path), found=exc.strerror, expected="a manifest") from exc
@@ -262,11 +264,10 @@ def check_manifest_digest(folder: Path, raw: bytes) -> None:
         FileMissing, FileDigest: see `bundle.errors`.
     """
     path = folder / DIGEST_FILE
-    try:
-        with path.open("rb") as file:
-            line = file.read(1024)
-    except OSError as exc:
-        raise FileMissing(str(path), found=exc.strerror, expected="the digest of the manifest") from exc
+    if not path.is_file():
+        raise FileMissing(str(path), found="no plain file", expected="the digest of the manifest")
+    with path.open("rb") as file:
+        line = file.read(1024)
     if line != (wanted := _digest_line(raw).encode("ascii")):
         found = f"sha256 {wanted.split()[0].decode()}"
         raise FileDigest(str(folder / MANIFEST_FILE), found=found, expected=f"what {DIGEST_FILE} says: {line[:80]!r}")

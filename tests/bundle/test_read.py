@@ -150,6 +150,14 @@ def hard_link(folder):
     os.link(folder / "model.onnx", folder.parent / "second-name")
 
 
+def pipe(name):
+    def replace(folder):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return replace
+
+
 def leaves_the_folder(document):
     document["files"]["../x"] = document["files"]["model.onnx"]
 
@@ -158,6 +166,8 @@ UNFITTED = json.dumps(FEATURES).replace('"mean": 0.0, ', "").encode()
 
 WRONG = {
     "no manifest": (remove("manifest.json"), ManifestMissing, "manifest.json"),
+    "manifest is a pipe": (pipe("manifest.json"), ManifestInvalid, "manifest.json"),
+    "digest of the manifest is a pipe": (pipe("manifest.sha256"), FileMissing, "manifest.sha256"),
     "manifest is no JSON": (lambda f: (f / "manifest.json").write_text("{"), ManifestInvalid, "manifest.json"),
     "manifest is a list": (lambda f: (f / "manifest.json").write_text("[]"), ManifestInvalid, "manifest.json"),
     "manifest nested too deep": (
