@@ -266,8 +266,11 @@ def check_manifest_digest(folder: Path, raw: bytes) -> None:
     path = folder / DIGEST_FILE
     if not path.is_file():
         raise FileMissing(str(path), found="no plain file", expected="the digest of the manifest")
-    with path.open("rb") as file:
-        line = file.read(1024)
+    try:
+        with path.open("rb") as file:
+            line = file.read(1024)
+    except OSError as exc:
+        raise FileMissing(str(path), found=exc.strerror, expected="the digest of the manifest") from exc
     if line != (wanted := _digest_line(raw).encode("ascii")):
         found = f"sha256 {wanted.split()[0].decode()}"
         raise FileDigest(str(folder / MANIFEST_FILE), found=found, expected=f"what {DIGEST_FILE} says: {line[:80]!r}")

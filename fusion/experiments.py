@@ -246,9 +246,8 @@ def planned_shares(config: FusionConfig) -> dict[tuple[str, ...], float]:
     shares: dict[tuple[str, ...], float] = {}
     for layer in config.layers:
         for experiment in layer.experiments:
-            total = sum(variant.weight for variant in experiment.variants)
             for variant in experiment.variants:
                 if experiment.status == "running" and variant.weight > 0:
                     labels = (layer.name, experiment.name, str(experiment.phase), variant.name)
-                    shares[labels] = variant.weight / total
+                    shares[labels] = variant.weight
     return shares

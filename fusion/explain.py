@@ -135,9 +135,14 @@ def explanation_table(ids: Sequence[str], items: Sequence[Mapping[str, Any]]) ->
     return table
 
 
+def number_text(value: float, decimals: int, sign: str = "") -> str:
+    """Return a number with so many decimals, or with five digits where those would hide it; `sign` "+" shows it."""
+    hidden = 0 < abs(value) < 10.0 ** (2 - decimals)
+    return f"{value:{sign}.4e}" if hidden else f"{value:{sign}.{decimals}f}"
+
+
 def _figure(value: float) -> str:
-    """Return a number with sign and four decimals, or with five digits where those would hide it."""
-    return f"{value:+.4f}" if value == 0 or abs(value) >= 0.01 else f"{value:+.4e}"
+    return number_text(value, decimals=4, sign="+")
 
 
 def _link(items: Sequence[Mapping[str, Any]]) -> str:

@@ -95,3 +95,21 @@ def running(words: Sequence[object], log: Path, ready: str, **environment: str) 
         yield process
     finally:
         end(process)
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process started, as Linux tells."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def workers_below(supervisor: int) -> list[int]:
+    """Return a ranker's workers: children of the process that forks them, not multiprocessing's resource tracker."""
+    forking = [pid for pid in children(supervisor) if b"forkserver" in _command_line(pid)]
+    return [worker for pid in forking for worker in children(pid)]
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""

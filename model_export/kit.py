@@ -114,7 +114,9 @@ def write_kit(
             picks = [(int(random.integers(USERS)), random.permutation(ITEMS)[:count]) for _ in range(REQUESTS)]
             _write_requests(folder, count, [_body(world, ids, k, *pick) for k, pick in enumerate(picks)])
             _write_inputs(folder, run.schema, count, world, picks)
-        of_all = [_of_ids(world, ids[at : at + MOST_IDS], at // MOST_IDS) for at in range(0, len(ids), MOST_IDS)]
+        pages = [ids[at : at + MOST_IDS] for at in range(0, len(ids), MOST_IDS)]
+        heads = [_head(world, f"all-{number}", number % USERS) for number in range(len(pages))]
+        of_all = [head | {"candidates": {"id": page}} for head, page in zip(heads, pages, strict=True)]
         (folder / "every-item.jsonl").write_text("".join(_json(body) + "\n" for body in of_all))
         kit = {"version": 1, "candidates": list(candidates), "requests": REQUESTS, "tasks": list(TASKS)}
         kit |= {"codes": codes, "request_codes": FEATURES["user"]}
@@ -184,22 +186,17 @@ def _write_plain(run: Run, path: Path, codes: int) -> None:
 def _body(world: World, ids: list[str], number: int, user: int, items: NDArray[np.int64]) -> dict[str, Any]:
     """Return a rank request with its candidates as rows."""
     rows = world.raw["item"][items].tolist()
-    of_user = dict(zip(world.names("user"), world.raw["user"][user].tolist(), strict=True))
-    return {
-        "request_id": f"kit-{number}",
-        "user": {"id": str(user), "features": of_user},
-        "candidates": [
-            {"id": ids[item], "features": dict(zip(world.names("item"), row, strict=True))}
-            for item, row in zip(items.tolist(), rows, strict=True)
-        ],
-    }
+    candidates = [
+        {"id": ids[item], "features": dict(zip(world.names("item"), row, strict=True))}
+        for item, row in zip(items.tolist(), rows, strict=True)
+    ]
+    return _head(world, f"kit-{number}", user) | {"candidates": candidates}
 
 
-def _of_ids(world: World, ids: list[str], number: int) -> dict[str, Any]:
-    """Return a rank request that names its candidates by id only."""
-    user = number % USERS
+def _head(world: World, request_id: str, user: int) -> dict[str, Any]:
+    """Return a rank request but for its candidates."""
     of_user = dict(zip(world.names("user"), world.raw["user"][user].tolist(), strict=True))
-    return {"request_id": f"all-{number}", "user": {"id": str(user), "features": of_user}, "candidates": {"id": ids}}
+    return {"request_id": request_id, "user": {"id": str(user), "features": of_user}}
 
 
 def _write_requests(folder: Path, count: int, bodies: list[dict[str, Any]]) -> None:

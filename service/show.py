@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bundle.files import write_file
-from fusion.explain import explanation_table
+from fusion.explain import explanation_table, number_text
 from service.client import JSON, Client, Message
 from service.errors import RequestFileInvalid
 from service.keys import read_keys
@@ -80,13 +80,8 @@ def ranking_table(answer: dict[str, Any], top: int) -> Table:
     for position, item in enumerate(items, start=1):
         up = [f"{item['p_up']:.4f}"] if latent else []
         values = [f"{item[kind][task]:.4f}" for task in tasks]
-        table.add_row(str(position), item["id"], score_text(item["score"]), *up, *values)
+        table.add_row(str(position), item["id"], number_text(item["score"], decimals=5), *up, *values)
     return table
-
-
-def score_text(score: float) -> str:
-    """Return a score with five decimals, or with five digits where those would hide it."""
-    return f"{score:.5f}" if score == 0 or abs(score) >= 0.001 else f"{score:.4e}"
 
 
 def summary(answer: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from training.errors import ConfigInvalid
+from training.errors import ConfigInvalid, wanted
 from training.losses import LossName
 from training.models.config import ModelConfig
 
@@ -109,9 +109,8 @@ def read_config(file: Path | None, model: str | None, overrides: Mapping[str, An
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         raise ConfigInvalid(
-            f"{file or 'configuration'}: {place}", found=repr(first["input"]), expected=expected
+            f"{file or 'configuration'}: {place}", found=repr(first["input"]), expected=wanted(first["msg"])
         ) from None
 
 

@@ -30,6 +30,11 @@ from __future__ import annotations
 from bundle.errors import Refused
 
 
+def wanted(message: str) -> str:
+    """Return what one of pydantic's messages wants, without the words before it."""
+    return message.removeprefix("Value error, ").removeprefix("Input should be ")
+
+
 class TrainingError(Refused):
     """Data, a schema or a run is not what training needs."""
 

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from training.config import RunConfig
-from training.errors import ConfigInvalid
+from training.errors import ConfigInvalid, wanted
 
 Sections = dict[Literal["model", "training"], dict[str, Any]]
 """Keys of `RunConfig` that an experiment sets, by section."""
@@ -129,9 +129,5 @@ def _parsed(document: object, path: str) -> Experiment:
 def _invalid(exc: ValidationError, place: str) -> ConfigInvalid:
     first = exc.errors(include_url=False)[0]
     within = ".".join(map(str, first["loc"])) or "document"
-    if first["type"] == "value_error":
-        expected = first["msg"].removeprefix("Value error, ")
-        return ConfigInvalid(f"{place}: {within}", found="a contradiction", expected=expected)
-    return ConfigInvalid(
-        f"{place}: {within}", found=repr(first["input"])[:80], expected=first["msg"].removeprefix("Input should be ")
-    )
+    found = "a contradiction" if first["type"] == "value_error" else repr(first["input"])[:80]
+    return ConfigInvalid(f"{place}: {within}", found=found, expected=wanted(first["msg"]))

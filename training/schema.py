@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bundle.features import Feature, FeatureSchema
-from training.errors import DatasetSchemaInvalid
+from training.errors import DatasetSchemaInvalid, wanted
 
 SPLITS = ("train", "validation", "test")
 """Split names, in order of time."""
@@ -217,7 +217,7 @@ def _parsed(model: type[_M], path: Path, document: dict[str, object]) -> _M:
         found = first["input"]
         shown = repr(found) if isinstance(found, str | int | float | bool | None) else type(found).__name__
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        expected = wanted(first["msg"])
         if missing:
             shown, expected = "nothing", "a value: it is required"
         elif first["type"] == "extra_forbidden":

@@ -12,14 +12,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import numpy as np
 
 from loadtest.errors import ServerFailed
 from loadtest.files import write_file
 from loadtest.peers.closed_loop import drive_closed
-from loadtest.processes import HOST
+from loadtest.processes import HOST, children
 from loadtest.scenarios.changes import changed_configs, users_of
 from loadtest.scenarios.cores import a_core_each
 from loadtest.scenarios.overload import enough_candidates
@@ -138,8 +137,7 @@ def _nginx(settings: Settings, port: int, stack: contextlib.ExitStack) -> tuple[
     folder.mkdir()
     url = stack.enter_context(nginx_in_front(folder, (port, port)))
     master = int((folder / "nginx.pid").read_text())
-    workers = Path(f"/proc/{master}/task/{master}/children").read_text().split()
-    return url, [master, *map(int, workers)]
+    return url, [master, *children(master)]
 
 
 class _Taking(BaseHTTPRequestHandler):

@@ -115,14 +115,13 @@ class Ranker:
         """Return the processes that answer requests."""
         if self._workers == 1:
             return [self.process.pid]
-        servers = [pid for pid in _children(self.process.pid) if b"forkserver" in _command_line(pid)]
-        return [worker for server in servers for worker in _children(server)]
+        return processes.workers_below(self.process.pid)
 
     def all_pids(self) -> list[int]:
         """Return every process of the ranker, the one that was started first."""
         found = [self.process.pid]
         for pid in found:  # grows as it goes: children, then theirs
-            found += _children(pid)
+            found += processes.children(pid)
         return found
 
     def metric(self, name: str, **labels: str) -> float:
@@ -243,14 +242,3 @@ def nginx_in_front(folder: Path, replicas: tuple[int, int], **changes: str) -> I
     url = f"http://{HOST}:{port}"
     with processes.running([*words, "-g", "daemon off;"], folder / "nginx.log", f"{url}/healthz"):
         yield url
-
-
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def _command_line(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""

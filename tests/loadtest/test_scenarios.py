@@ -28,7 +28,6 @@ from loadtest.scenarios import (
     config_swaps,
     freeze,
     kill_replica,
-    memory,
     rolling_restart,
     slow_clients,
     worker_sigkill,
@@ -415,16 +414,3 @@ def test_a_preloaded_library_moves_the_wall_clock_and_no_other(tmp_path):
 def test_until_tells_when_and_gives_up():
     assert until(lambda: True, 1) is not None
     assert until(lambda: False, 0.05) is None
-
-
-@pytest.mark.parametrize(
-    ("one_mb", "four_mb", "bundles_mb", "passed"),
-    [
-        (1100.0, 1400.0, 1050.0, [True, True]),
-        (1100.0, 1450.0, 1050.0, [False, False]),
-        (1200.0, 1480.0, 1050.0, [True, True]),
-        (100.0, 380.0, 2.0, [True]),  # little to share: no times of one
-    ],
-)
-def test_memory_judges_what_further_workers_add(one_mb, four_mb, bundles_mb, passed):
-    assert passed == [check.passed for check in memory.checks(one_mb, four_mb, bundles_mb)]

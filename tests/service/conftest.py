@@ -26,6 +26,7 @@ from bundle.files import new_folder
 from bundle.golden import Golden, golden_bytes
 from bundle.manifest import Manifest, Parity, Provenance, Task, list_files, write_manifest
 from bundle.read import input_tensors, output_tensors
+from loadtest.processes import workers_below
 
 TASKS = ("click", "like", "hate")
 SCHEMA = FeatureSchema.model_validate(
@@ -206,10 +207,7 @@ class Running:
             time.sleep(0.02)
 
     def worker_pids(self) -> list[int]:
-        """The workers below a supervisor: children of the process that forks them (not of the resource tracker)."""
-        below = children_of(self.process.pid)
-        servers = [pid for pid in below if b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        return [worker for server in servers for worker in children_of(server)]
+        return workers_below(self.process.pid)
 
     def stop(self, seconds: float = 20) -> int:
         self.client.close()
@@ -218,10 +216,6 @@ class Running:
             time.sleep(0.05)
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
-
-
-def children_of(parent: int) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
 
 
 def start(folder: Path, models: Path, fusion: Path, *flags: str, **environment: str) -> Running:

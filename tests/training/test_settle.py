@@ -7,32 +7,20 @@ import json
 import pytest
 import torch
 
+from tests.training.small_runs import SMALL, trainer_of
 from training import train
 from training.batches import gather
-from training.config import read_config
 from training.dataset import read_prepared
-from training.describe import describe_run
 from training.errors import ConfigInvalid
 from training.losses import joint
-from training.run import MODEL_FILE, RESULT_FILE, create_run, read_run
+from training.run import MODEL_FILE, RESULT_FILE, read_run
 from training.settle import settle
 from training.train import Trainer
 
-SMALL = {
-    "model.expert_hidden": (16, 8),
-    "model.latent_hidden": (16, 8),
-    "model.experts": 2,
-    "training.batch_size": 512,
-    "training.epochs": 1,
-}
-
 
 def trainer(folder, prepared, **changes) -> Trainer:
-    data = read_prepared(prepared)
-    config = read_config(None, changes.pop("model", "dlen-mmoe"), SMALL | changes)
-    return Trainer(
-        create_run(folder, describe_run(config, data), data.schema), data, lambda line: None, lambda *_: None
-    )
+    model = changes.pop("model", "dlen-mmoe")
+    return trainer_of(folder, read_prepared(prepared), model, SMALL | {"training.epochs": 1} | changes)
 
 
 @pytest.fixture(scope="module")

@@ -12,18 +12,17 @@ import torch
 
 from bundle.features import FeatureSchema
 from cli import main
+from tests.training.small_runs import trainer_of
 from tests.training.tables import SCHEMA, made, table
 from training import train
 from training.config import read_config
-from training.describe import describe_run
 from training.errors import RunInvalid
 from training.experiment import Experiment
 from training.models.config import MODEL_NAMES
 from training.models.network import Network
 from training.models.places import common_codes, places
-from training.run import create_run, read_run
+from training.run import read_run
 from training.start import _NOT_LEARNED, _READS_INPUT, carry_over
-from training.train import Trainer
 
 SMALL = {
     "model.expert_hidden": (8, 8),
@@ -54,8 +53,7 @@ def data_of(folder, schema=LEARNED, seed=0, **columns):
 def trainer(folder, data, model="dlen-mmoe", start=None, advance=lambda done, of: None, **changes):
     overrides = SMALL | {"training.start_from": start} | changes
     news = []
-    run = create_run(folder, describe_run(read_config(None, model, overrides), data), data.schema)
-    made = Trainer(run, data, news.append, advance)
+    made = trainer_of(folder, data, model, overrides, news.append, advance)
     made.news = news
     return made
 

@@ -12,32 +12,22 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from bundle.files import write_file
 from cli import main
+from tests.training.small_runs import SMALL, trainer_of
 from training import run, train
 from training.config import read_config
 from training.dataset import read_prepared
-from training.describe import describe_run
 from training.errors import ConfigInvalid, TrainingDiverged
 from training.models.config import MODEL_NAMES
-from training.run import FEATURES_FILE, RUN_FILE, create_run, read_run
+from training.run import FEATURES_FILE, RUN_FILE, read_run
 from training.tensors import read_tensors
 from training.train import Trainer
 
-SMALL = {
-    "model.expert_hidden": (16, 8),
-    "model.latent_hidden": (16, 8),
-    "model.experts": 2,
-    "model.dropout": 0.1,
-    "training.batch_size": 512,
-    "training.epochs": 2,
-    "training.average": 0.9,
-}
+SETTINGS = SMALL | {"model.dropout": 0.1, "training.epochs": 2, "training.average": 0.9}
 
 
 def trainer(folder, prepared, advance=lambda done, of: None, model="dlen-mmoe", **changes) -> Trainer:
-    overrides = SMALL | {f"training.{key}": value for key, value in changes.items()}
-    data = read_prepared(prepared)
-    made = create_run(folder, describe_run(read_config(None, model, overrides), data), data.schema)
-    return Trainer(made, data, lambda line: None, advance)
+    overrides = SETTINGS | {f"training.{key}": value for key, value in changes.items()}
+    return trainer_of(folder, read_prepared(prepared), model, overrides, advance=advance)
 
 
 def weights(folder) -> dict[str, torch.Tensor]:
