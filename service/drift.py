@@ -6,6 +6,7 @@ Every eighth ranking is counted: shares need no more, and it costs a fiftieth of
 from __future__ import annotations
 
 import itertools
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from bundle.manifest import P_UP
 from bundle.reference import BINS, bin_counts
 from service.metrics import Metrics
+from service.versioned import Labels, Series
 
 if TYPE_CHECKING:
     from service.models import LoadedModel
@@ -28,36 +30,52 @@ class Drift:
 
     def __init__(self, metrics: Metrics) -> None:
         """Count nothing yet."""
-        self._metrics = metrics
+        self._versioned = metrics.versioned
         self._seen = itertools.count()
+        self._adding = Lock()
 
     def note(self, ranking: Ranking) -> None:
         """Count a ranking's predictions and scores, or leave it out; a fallback order has none."""
         predicted = ranking.predicted
         if next(self._seen) % ONE_IN or predicted is None or not len(predicted.p_NT):
             return
-        model = ranking.snapshot.model
-        labels, tasks = (model.name, str(model.version)), model.manifest.task_names
-        for task, counts in zip(tasks, bin_counts(predicted.p_NT), strict=True):
-            self._add(labels, task, counts.tolist())
+        counts = self._versioned.values(_key(ranking.snapshot.model.name, str(ranking.snapshot.model.version)))
+        if counts is None:
+            return  # a version so old that it is shown no more
+        parts = [bin_counts(predicted.p_NT)]
         if predicted.p_up_N is not None:
-            self._add(labels, P_UP, bin_counts(predicted.p_up_N[:, None])[0].tolist())
-        scores = bin_counts(np.asarray(ranking.ranked.score_N)[:, None], SCORE_EDGES)[0].tolist()
-        for name, count in zip(SCORE_BINS, scores, strict=True):
-            if count:
-                self._metrics.scores.labels(*labels, name).inc(count)
-
-    def _add(self, labels: tuple[str, str], task: str, counts: list[int]) -> None:
-        for name, count in zip(BINS, counts, strict=True):
-            if count:
-                self._metrics.probabilities.labels(*labels, task, name).inc(count)
+            parts.append(bin_counts(predicted.p_up_N[:, None]))
+        parts.append(bin_counts(np.asarray(ranking.ranked.score_N)[:, None], SCORE_EDGES))
+        counts_K = np.frombuffer(counts)
+        with self._adding:
+            counts_K += np.concatenate([part.ravel() for part in parts])
 
 
-def show_reference(metrics: Metrics, model: LoadedModel) -> None:
-    """Show a model's reference, and its counters at 0, so that an empty bin is told from an unknown one."""
+def show_distributions(metrics: Metrics, model: LoadedModel) -> None:
+    """Show a model's reference, and its counters from 0, so that an empty bin is told from an unknown one."""
     labels = (model.name, str(model.version))
-    for task in model.manifest.tasks:
-        for at, name in enumerate(BINS):
-            metrics.probabilities.labels(*labels, task.name, name)
-            if task.reference_shares is not None:
-                metrics.reference.labels(*labels, task.name, name).set(task.reference_shares[at])
+    tasks = [*model.manifest.task_names, *([P_UP] if model.manifest.has_latent else [])]
+    series: list[Series] = [("dlen_model_probabilities", (*labels, task, name)) for task in tasks for name in BINS]
+    series += [("dlen_rank_scores", (*labels, name)) for name in SCORE_BINS]
+    metrics.versioned.count(_key(*labels), series)
+    reference: dict[Series, float] = {
+        ("dlen_model_reference_share", (*labels, task.name, name)): share
+        for task in model.manifest.tasks
+        if task.reference_shares is not None
+        for name, share in zip(BINS, task.reference_shares, strict=True)
+    }
+    metrics.versioned.show(_reference_key(*labels), reference)
+
+
+def show_distributions_no_more(metrics: Metrics, name: str, version: str) -> None:
+    """Forget a version's distributions; a process that lives long sees many versions."""
+    metrics.versioned.drop(_key(name, version))
+    metrics.versioned.drop(_reference_key(name, version))
+
+
+def _key(name: str, version: str) -> Labels:
+    return ("distributions", name, version)
+
+
+def _reference_key(name: str, version: str) -> Labels:
+    return ("reference", name, version)

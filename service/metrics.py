@@ -26,25 +26,27 @@ from prometheus_client import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
-from prometheus_client.samples import Sample
 
 from service.errors import PortTaken
+from service.versioned import VersionedMetrics, collect_workers
 
-FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 STAGE_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.25, 1.0)
 LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 CANDIDATES = (0, 1, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
-Labels = tuple[str, ...]
-
-
 class Metrics:
     """Every metric of one worker, in one registry."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        """Register the metrics; nothing is shown before the first event."""
+    def __init__(self, registry: CollectorRegistry, slot_files: Path | None = None) -> None:
+        """Register the metrics; nothing is shown before the first event.
+
+        Args:
+            registry: where they are registered.
+            slot_files: what `use_slot` returned, in one worker of several.
+        """
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each of ours, that no query reads
         r = registry
         self.registry = registry
@@ -91,47 +93,14 @@ class Metrics:
             "dlen_items_total", "Candidates, by where their features come from.", ("source",), registry=r
         )
         self.rows = Counter("dlen_feature_rows_total", "Rows encoded, by part of the schema.", ("part",), registry=r)
-        self.model_info = Gauge(
-            "dlen_model_info", "1 for each model version that serves.", ("model", "version"),
-            registry=r, multiprocess_mode="max",
-        )  # fmt: skip
-        self.config_info = Gauge(
-            "dlen_config_info", "1 for the fusion config that serves.", ("version",), registry=r,
-            multiprocess_mode="max",
-        )  # fmt: skip
         self.exposures = Counter(
             "dlen_rank_exposures_total",
             "Requests ranked by a variant.",
             ("layer", "experiment", "phase", "variant", "forced"),
             registry=r,
         )
-        self.planned_share = Gauge(
-            "dlen_experiment_planned_share",
-            "Share of an experiment's requests that the config means each variant to rank.",
-            ("layer", "experiment", "phase", "variant"),
-            registry=r,
-            multiprocess_mode="max",
-        )
-        self._planned: frozenset[Labels] = frozenset()
-        self.probabilities = Counter(
-            "dlen_model_probabilities_total",
-            "Predicted P(task) of a sample of requests, by bins with these upper edges.",
-            ("model", "version", "task", "bin"),
-            registry=r,
-        )
-        self.reference = Gauge(
-            "dlen_model_reference_share",
-            "Share of P(task) in each bin on the rows that the model was validated on.",
-            ("model", "version", "task", "bin"),
-            registry=r,
-            multiprocess_mode="max",
-        )
-        self.scores = Counter(
-            "dlen_rank_scores_total",
-            "Fused scores of a sample of requests, by bins with these upper edges.",
-            ("model", "version", "bin"),
-            registry=r,
-        )
+        self.versioned = VersionedMetrics(slot_files)
+        registry.register(self.versioned)
         self.loop_lag = Histogram(
             "dlen_event_loop_lag_seconds", "How much later than asked for the event loop wakes.", buckets=LAG_SECONDS,
             registry=r,
@@ -164,26 +133,6 @@ class Metrics:
             "dlen_last_reload_timestamp_seconds", "When models or config were last taken over.", ("kind",),
             registry=r, multiprocess_mode="max",
         )  # fmt: skip
-
-    def note_planned(self, shares: Mapping[Labels, float]) -> None:
-        """Show the planned share of each variant by layer, experiment, phase and name; no longer that of others."""
-        for gone in self._planned - shares.keys():
-            self.retire(self.planned_share, *gone)
-        for labels, share in shares.items():
-            self.planned_share.labels(*labels).set(share)
-        self._planned = frozenset(shares)
-
-    def retire(self, info: Gauge, *labels: str) -> None:
-        """Let a gauge of what serves no longer show these labels."""
-        info.labels(*labels).set(0)
-        if FOLDER_VARIABLE not in os.environ:
-            info.remove(*labels)  # files of a slot cannot forget; `workers_registry` leaves zeros out
-
-    def forget(self, model: str, version: str) -> None:
-        """Show a model version's distributions no more; a process that lives long sees many versions."""
-        if FOLDER_VARIABLE not in os.environ:
-            for metric in (self.probabilities, self.reference, self.scores):
-                metric.remove_by_labels({"model": model, "version": version})
 
     def note_stage(self, name: str, seconds: float) -> None:
         """Note how long a stage took."""
@@ -222,13 +171,14 @@ class SupervisorMetrics:
         )
 
 
-def use_slot(folder: Path, slot: int) -> None:
+def use_slot(folder: Path, slot: int) -> Path:
     """Let this process's metrics live in files of `folder` that belong to a worker slot, not to a process.
 
-    Must run before a `Metrics` is built.
+    Must run before a `Metrics` is built, which takes what this returns: how the paths of its own files begin.
     """
-    os.environ[FOLDER_VARIABLE] = str(folder)
+    os.environ[_FOLDER_VARIABLE] = str(folder)
     values.ValueClass = values.MultiProcessValue(lambda: f"slot{slot}")  # type: ignore[no-untyped-call]
+    return folder / f"slot{slot}"
 
 
 def start_metrics_server(registry: CollectorRegistry, host: str, port: int) -> tuple[WSGIServer, Thread, int]:
@@ -251,27 +201,13 @@ def workers_registry(folder: Path) -> CollectorRegistry:
     return registry
 
 
-_RETIRED_AT_ZERO = ("_info", "_planned_share")
-
-
 class _Workers(Collector):
-    """The workers' metrics as one, without gauges that were retired and versions that no worker serves."""
+    """The workers' metrics as one."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._files = MultiProcessCollector(None, path=str(folder))  # type: ignore[no-untyped-call]
 
     def collect(self) -> Iterator[Metric]:
-        metrics: list[Metric] = list(self._files.collect())  # type: ignore[no-untyped-call]
-        for metric in metrics:
-            if metric.name.endswith(_RETIRED_AT_ZERO):
-                metric.samples = [sample for sample in metric.samples if sample.value]
-        infos = (metric.samples for metric in metrics if metric.name == "dlen_model_info")
-        shown = {None, *(_version(sample) for samples in infos for sample in samples)}
-        for metric in metrics:
-            metric.samples = [sample for sample in metric.samples if _version(sample) in shown]
-        yield from metrics
-
-
-def _version(sample: Sample) -> tuple[str, str] | None:
-    labels = sample.labels
-    return (labels["model"], labels["version"]) if {"model", "version"} <= labels.keys() else None
+        yield from self._files.collect()  # type: ignore[no-untyped-call]
+        yield from collect_workers(self._folder)

@@ -19,7 +19,7 @@ from bundle.manifest import MANIFEST_FILE, Manifest
 from bundle.read import read_bundle
 from bundle.signature import read_trusted_keys
 from fusion.errors import FusionError
-from service.drift import show_reference
+from service.drift import show_distributions, show_distributions_no_more
 from service.engine import Engine
 from service.errors import ModelFailed, ModelsMissing
 from service.items import ItemEncoder
@@ -165,13 +165,14 @@ class ModelRepository:
         previous = self.serving.get(model.name)
         self.serving = {**self.serving, model.name: model}
         if previous is not None and previous.version != model.version:
-            self._metrics.retire(self._metrics.model_info, model.name, str(previous.version))
             before = self._retired.get(model.name)
             if before not in (None, model.version):
-                self._metrics.forget(model.name, str(before))  # not the one just retired: requests in flight count
+                # Not the one just retired: requests in flight still count.
+                show_distributions_no_more(self._metrics, model.name, str(before))
             self._retired[model.name] = previous.version
-        self._metrics.model_info.labels(model.name, str(model.version)).set(1)
-        show_reference(self._metrics, model)
+        info = "dlen_model_info", (model.name, str(model.version))
+        self._metrics.versioned.show(("model", model.name), {info: 1})
+        show_distributions(self._metrics, model)
         self._metrics.reload_time.labels("model").set_to_current_time()
         _LOG.info("model %s/%d serves (%s)", model.name, model.version, model.manifest.architecture)
 

@@ -64,6 +64,7 @@ class Reloader:
         self.repository.load_all(self._publish)
         self.source.record(reading.files, previous=None)
         self._note_config(self.config)
+        self._metrics.versioned.drop_left_behind()
         self._metrics.reload_ok.labels("model").set(1)
 
     def start(self) -> None:
@@ -109,7 +110,6 @@ class Reloader:
             self._refuse_config(exc)
             return
         if previous.version != config.version:
-            self._metrics.retire(self._metrics.config_info, previous.version)
             _LOG.info("config %s serves", config.version)
             self.source.record(reading.files, previous.version)
             gc.collect()
@@ -140,8 +140,8 @@ class Reloader:
         return previous
 
     def _note_config(self, config: FusionConfig) -> None:
-        self._metrics.config_info.labels(config.version).set(1)
-        self._metrics.note_planned(planned_shares(config))
+        planned = {("dlen_experiment_planned_share", labels): share for labels, share in planned_shares(config).items()}
+        self._metrics.versioned.show(("config",), {("dlen_config_info", (config.version,)): 1, **planned})
         self._metrics.reload_ok.labels("config").set(1)
         self._metrics.reload_time.labels("config").set_to_current_time()
 

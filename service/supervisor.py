@@ -173,9 +173,9 @@ def work(settings: Settings, folder: Path, slot: int, opened: socket.socket, met
     from service.server import run_worker
 
     start_logging(settings)
-    use_slot(folder, slot)
+    slot_files = use_slot(folder, slot)
     try:
-        code = run_worker(settings, Metrics(CollectorRegistry()), opened, metrics_port, beats)
+        code = run_worker(settings, Metrics(CollectorRegistry(), slot_files), opened, metrics_port, beats)
     except Exception as exc:
         code = getattr(exc, "exit_code", 0)
         if not code:

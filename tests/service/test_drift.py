@@ -55,6 +55,7 @@ def test_a_worker_with_eight_tasks_and_many_versions_shows_no_more_than_5000_ser
     for version in range(10):
         for task in range(8):
             for name in BINS:
-                metrics.probabilities.labels("tiny", str(version), f"t{task}", name)
-                metrics.reference.labels("tiny", str(version), f"t{task}", name).set(0.1)
+                labels = ("tiny", str(version), f"t{task}", name)
+                metrics.versioned.count(("counts", *labels), [("dlen_model_probabilities", labels)])
+                metrics.versioned.show(("reference", *labels), {("dlen_model_reference_share", labels): 0.1})
     assert sum(len(metric.samples) for metric in metrics.registry.collect()) <= 5000
