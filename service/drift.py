@@ -46,7 +46,7 @@ class Drift:
         if predicted.p_up_N is not None:
             parts.append(bin_counts(predicted.p_up_N[:, None]))
         parts.append(bin_counts(np.asarray(ranking.ranked.score_N)[:, None], SCORE_EDGES))
-        counts_K = np.frombuffer(counts)
+        counts_K = np.asarray(counts)  # shares memory
         with self._adding:
             counts_K += np.concatenate([part.ravel() for part in parts])
 
