@@ -147,9 +147,9 @@ class PartEncoder:
                     f"feature {name!r}", found="an unknown name", expected=f"one of {_shortened(self.names)}"
                 )
             if isinstance(feature, CategoricalListFeature):
-                typed[name] = lists_from_python(name, values, _type_of(feature))
+                typed[name] = lists_from_python(name, values, value_type_of(feature))
             else:
-                typed[name] = values_from_python(name, values, _type_of(feature))
+                typed[name] = values_from_python(name, values, value_type_of(feature))
         return typed
 
     def _hash_together(self, columns: Mapping[str, Column | ListColumn], rows: int) -> dict[str, Codes]:
@@ -180,7 +180,7 @@ class PartEncoder:
         if isinstance(feature, CategoricalListFeature):
             return _fill_list(feature, column, lookup, out)
         if isinstance(column, ListColumn):
-            raise WrongType(f"feature {feature.name!r}", found="a list", expected=f"one {_type_of(feature)}")
+            raise WrongType(f"feature {feature.name!r}", found="a list", expected=f"one {value_type_of(feature)}")
         if known_N is None:
             _check_dtype(feature, column)
             known_N = lookup(column.values)
@@ -196,7 +196,7 @@ class PartEncoder:
         """Return the code written where a value is missing: the default's, or the missing code."""
         if feature.default is None:
             return MISSING_CODE
-        column = values_from_python(feature.name, [feature.default], _type_of(feature))
+        column = values_from_python(feature.name, [feature.default], value_type_of(feature))
         return int(self.lookups[feature.name](column.values)[0])
 
 
@@ -365,13 +365,13 @@ def _finite(name: str, values: NDArray[np.generic]) -> NDArray[np.float64]:
 
 def _check_dtype(feature: Feature, column: Column) -> None:
     """Check that typed values are of the type that the schema declares."""
-    wanted = _type_of(feature)
+    wanted = value_type_of(feature)
     kinds = {"integer": "iu", "number": "iuf", "string": "UO"}[wanted]
     if column.values.dtype.kind not in kinds:
         raise WrongType(f"feature {feature.name!r}", found=str(column.values.dtype), expected=f"{wanted} values")
 
 
-def _type_of(feature: Feature) -> str:
+def value_type_of(feature: Feature) -> str:
     """Return "integer", "string" or "number"."""
     if isinstance(feature, CategoricalFeature | CategoricalListFeature):
         if feature.value_type is None:

@@ -13,6 +13,7 @@ from fusion.live import Fusion, compile_config
 from fusion.policy import FusionConfig
 from service.errors import ModelChoiceNeeded, ModelUnknown, NotReady
 from service.models import LoadedModel
+from service.wire.typed_rows import TypedRows
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class Serving:
     def publish(self, *snapshots: Snapshot) -> None:
         """Let snapshots serve from the next request on; requests that hold older ones end with those."""
         self.snapshots = {**self.snapshots, **{snapshot.model.name: snapshot for snapshot in snapshots}}
+
+    @property
+    def typed_rows(self) -> TypedRows | None:
+        """How rows of candidates are decoded, where one model serves, so that it is known before the body is."""
+        snapshots = self.snapshots
+        return next(iter(snapshots.values())).model.typed_rows if len(snapshots) == 1 else None
 
     def choose(self, name: str | None) -> Snapshot:
         """Return the named model's snapshot, or the only one.

@@ -1,7 +1,7 @@
 """The answer to a rank request, written as JSON without an object per candidate.
 
 `RankAnswer` is what the OpenAPI document shows; `json_answer` writes exactly that. Probabilities are written
-with the shortest digits that give back the same float32, scores likewise for float64.
+with digits that give back the same float32, scores with the fewest that give back the same float64.
 
 Legend: K candidates returned, T tasks, C numeric columns of a candidate, W all of them.
 """
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import orjson
 from msgspec import Meta, Struct, field
+
+from service.wire.wide_rows import FEWEST, wide_rows
 
 if TYPE_CHECKING:
     from service.ranker import Ranking
@@ -73,6 +75,13 @@ def _items(ranking: Ranking) -> bytes:
         return b""
     ids = ranking.request.ids
     columns = _columns(ranking)
+    predicted, latent = _given(ranking)
+    if predicted and ranking.explanation is None and len(order_K) >= FEWEST:
+        scores = _numbers(ranking.ranked.score_N[order_K])
+        tasks = ranking.snapshot.fusion.tasks
+        wide = wide_rows([ids[row] for row in order_K.tolist()], scores, columns, tasks, latent=latent)
+        if wide is not None:
+            return wide
     width = 2 + columns.shape[1]
     texts: list[bytes] = [b""] * (len(order_K) * width)
     # no text holds "," with both quotes bare, so that splitting there gives one text each
@@ -81,7 +90,7 @@ def _items(ranking: Ranking) -> bytes:
     numbers = _numbers(columns.ravel())
     for column in range(columns.shape[1]):
         texts[2 + column :: width] = numbers[column :: columns.shape[1]]
-    template = _template(ranking.snapshot.fusion.tasks, *_given(ranking))
+    template = _template(ranking.snapshot.fusion.tasks, predicted, latent)
     if ranking.explanation is None:
         return b",".join([template] * len(order_K)) % tuple(texts)
     template = template[:-1] + b',"explanation":%b}'

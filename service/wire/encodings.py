@@ -13,6 +13,7 @@ from service.wire import arrow, columnar, json_rows
 from service.wire.answer import json_answer
 from service.wire.document import CandidateColumns, RankBody, decode, request_of
 from service.wire.request import RankRequest
+from service.wire.typed_rows import TypedRows
 
 if TYPE_CHECKING:
     from service.ranker import Ranking
@@ -28,23 +29,26 @@ class Encoding:
     Attributes:
         media_type: its name.
         label: its name in metrics.
-        parse: (body, most candidates, request id to use) → request.
+        parse: (body, most candidates, request id to use, how the only model's rows are decoded, if known) → request.
         answer: ranking → body.
     """
 
     media_type: str
     label: str
-    parse: Callable[[bytes, int, str], RankRequest]
+    parse: Callable[[bytes, int, str, TypedRows | None], RankRequest]
     answer: Callable[[Ranking], bytes]
 
 
-def parse_json(body: bytes, max_candidates: int, request_id: str) -> RankRequest:
+def parse_json(body: bytes, max_candidates: int, request_id: str, typed_rows: TypedRows | None = None) -> RankRequest:
     """Return the request in a JSON body, whether its candidates come as rows or as columns.
+
+    With `typed_rows` the same, sooner.
 
     Raises:
         BodyMalformed, TooManyCandidates, DuplicateCandidate: see `service.errors`.
     """
-    document = decode(body, _DECODER)
+    typed = None if typed_rows is None else typed_rows.decode(body)
+    document = decode(body, _DECODER) if typed is None else typed
     given = document.candidates
     limits = {"max_candidates": max_candidates}
     if isinstance(given, CandidateColumns):
@@ -54,7 +58,8 @@ def parse_json(body: bytes, max_candidates: int, request_id: str) -> RankRequest
         )
     ids, groups = json_rows.ids_of(given), json_rows.groups_of(given)
     vectors = json_rows.vectors_of(given)
-    return request_of(document, ids, json_rows.items_of(given), groups, vectors, request_id=request_id, **limits)
+    items = json_rows.items_of(given) if typed is None or typed_rows is None else typed_rows.items_of(given)
+    return request_of(document, ids, items, groups, vectors, request_id=request_id, **limits)
 
 
 ENCODINGS = {

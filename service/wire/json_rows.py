@@ -21,7 +21,7 @@ def ids_of(candidates: Sequence[Candidate]) -> list[str]:
 def groups_of(candidates: Sequence[Candidate]) -> list[str | None] | None:
     """Return the candidates' groups, or None where none has any."""
     groups = list(map(_GROUP, candidates))
-    return groups if any(group is not None for group in groups) else None
+    return groups if groups.count(None) < len(groups) else None
 
 
 def vectors_of(candidates: Sequence[Candidate]) -> list[list[float] | None]:

@@ -63,7 +63,7 @@ def vectors_of(rows: Sequence[Sequence[float] | None] | None) -> NDArray[np.floa
         BodyMalformed: a candidate without a vector among others with one, vectors of different or no length, or a
             number that is not finite.
     """
-    if rows is None or all(row is None for row in rows):
+    if rows is None or rows.count(None) == len(rows):
         return None
     sizes = [None if row is None else len(row) for row in rows]
     size = next(found for found in sizes if found is not None)

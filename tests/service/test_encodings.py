@@ -7,6 +7,7 @@ import json
 import random
 import time
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from service.admission import Deadline
+from service.engine import Predicted
 from service.errors import BodyMalformed, BodyTooLarge, MediaTypeUnsupported, RequestRefused
 from service.metrics import Metrics
 from service.ranker import Ranker
@@ -112,10 +114,35 @@ def test_all_encodings_of_a_request_are_answered_with_the_same_bytes(snapshot, r
         return ENCODINGS[JSON].answer(ranker.rank(encoding.parse(data, 100, "x"), snapshot, FAR))
 
     rows = answer(ENCODINGS[JSON], text)
+    typed = parse_json(text, 100, "x", snapshot.model.typed_rows)
+    assert ENCODINGS[JSON].answer(ranker.rank(typed, snapshot, FAR)) == rows
     assert answer(ENCODINGS[JSON], json.dumps(columnar(body)).encode()) == rows
     assert answer(ARROW, to_arrow(body)) == rows
     assert answer(ARROW, to_arrow(body, batches=3, dictionary=True)) == rows
     assert inflate(gzip.compress(text), "gzip", 10**6) == inflate(zstd(text), "zstd", 10**6) == text
+
+
+@pytest.mark.parametrize("model", ["whole", "no latent", "no model"])
+def test_many_candidates_are_answered_with_what_few_are(snapshot, ranker, make_body, monkeypatch, model):
+    ranking = ranker.rank(parse_json(json.dumps(make_body(60)).encode(), 100, "x"), snapshot, FAR)
+    predicted = None if model == "no model" else ranking.predicted
+    if model == "no latent":
+        predicted = Predicted(predicted.p_NT, None, None)
+    ranking = replace(ranking, predicted=predicted)
+    many = json.loads(ENCODINGS[JSON].answer(ranking))
+    monkeypatch.setattr("service.wire.answer.FEWEST", 61)
+    few = json.loads(ENCODINGS[JSON].answer(ranking))
+    for found, wanted in zip(many["items"], few["items"], strict=True):
+        assert found.keys() == wanted.keys()
+        assert (found["id"], found["score"]) == (wanted["id"], wanted["score"])
+        for key in wanted.keys() - {"id", "score"}:
+            assert as_float32(found[key]) == as_float32(wanted[key])
+    assert {**many, "items": []} == {**few, "items": []}
+
+
+def as_float32(value: Any) -> Any:
+    """The value with each number as a float32."""
+    return {key: np.float32(inner) for key, inner in value.items()} if isinstance(value, dict) else np.float32(value)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
