@@ -49,6 +49,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _demo(args: argparse.Namespace) -> int:
     folder: Path = args.folder
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: a service must not be left behind
     for port in () if args.make_only else (args.port, args.metrics_port):
         _check_free(port)
     logs, prepared, run = folder / "logs", folder / "prepared", folder / "run"
