@@ -120,6 +120,9 @@ def write_kit(
         (folder / "every-item.jsonl").write_text("".join(_json(body) + "\n" for body in of_all))
         kit = {"version": 1, "candidates": list(candidates), "requests": REQUESTS, "tasks": list(TASKS)}
         kit |= {"codes": codes, "request_codes": FEATURES["user"]}
+        fusion = yaml.safe_load(FUSION)
+        policy = fusion["policies"]["feed"]
+        kit |= {"weights": policy["weights"], "p_up": policy["p_up"], "negative_tasks": fusion["negative_tasks"]}
         (folder / "kit.json").write_text(json.dumps(kit, indent=1))
 
 

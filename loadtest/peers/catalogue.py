@@ -14,6 +14,7 @@ from loadtest.peers.wires import (
     json_lists,
     of_peer,
     of_service,
+    of_whole_job,
     p_of_bytes,
     p_of_lists,
     p_of_v2,
@@ -114,6 +115,7 @@ PEERS: tuple[Server, ...] = (
         (
             of_peer("V2 JSON", "/v2/models/ranker/infer", v2_json, p_of_v2),
             of_peer("bytes, custom handler", "/bytes", raw_bytes, p_of_bytes),
+            of_whole_job("JSON rows, whole job in a custom handler", "/rank"),
         ),
         _mlserver,
         peer="mlserver",

@@ -19,6 +19,7 @@ from loadtest.peers.rounds import Figure, Key, Results, Settings
 FORMAT = 1
 _LOOP_NAME = next(peer.name for peer in PEERS if peer.peer == LOOP)
 _SERVERS = {peer.name for peer in PEERS} - {_LOOP_NAME}
+_WHOLE_JOBS = {(peer.name, wire.name) for peer in PEERS for wire in peer.wires if wire.whole_job}
 _GRAPH_OF = {"dlen fp32": "fp32 graph", "dlen int8": "int8 graph"}
 
 
@@ -33,20 +34,28 @@ def medians(results: Results) -> dict[Key, Figure]:
     }
 
 
-def best_peer(results: Results, candidates: int) -> Key | None:
-    """Return the peer and wire with the most requests per second at N; the bare loop is no server."""
+def best_peer(results: Results, candidates: int, *, whole_job: bool = False) -> Key | None:
+    """Return the peer and wire with the most requests per second at N; the bare loop is no server.
+
+    With `whole_job`, of those that do all that this service does; else of those that get encoded rows and give
+    probabilities.
+    """
     found = {key: figure for key, figure in medians(results).items() if key.candidates == candidates}
-    rates = {key: figure.requests_per_s for key, figure in found.items() if key.server in _SERVERS}
+    rates = {
+        key: figure.requests_per_s
+        for key, figure in found.items()
+        if key.server in _SERVERS and ((key.server, key.wire) in _WHOLE_JOBS) == whole_job
+    }
     return max(rates, key=lambda key: rates[key]) if rates else None
 
 
-def ratios(results: Results, candidates: int) -> dict[str, dict[str, Any]]:
+def ratios(results: Results, candidates: int, *, whole_job: bool = False) -> dict[str, dict[str, Any]]:
     """Return server and wire → how often the best peer's figures fit into this service's, round by round.
 
     `requests_per_s` is the ratio of measured rates; `cpu` that of CPU times per request, which a busy machine
-    changes less.
+    changes less. `whole_job`: see `best_peer`.
     """
-    best = best_peer(results, candidates)
+    best = best_peer(results, candidates, whole_job=whole_job)
     if best is None:
         return {}
     given: dict[str, dict[str, Any]] = {}
@@ -114,6 +123,7 @@ def comparison_document(results: Results, candidates: Sequence[int], settings: S
             for key, rounds in results.figures.items()
         ],
         "against_best_peer": {str(count): ratios(results, count) for count in candidates},
+        "against_whole_job": {str(count): ratios(results, count, whole_job=True) for count in candidates},
         "lines": {f"{server}, {wire}": line_of(results, server, wire) for server, wire in wires_of(results)},
     }  # fmt: skip
 
@@ -133,9 +143,27 @@ def comparison_tables(results: Results, candidates: Sequence[int]) -> list[Table
         rates.add_row(server, wire, *cells)
     for name, reason in results.skipped.items():
         rates.add_row(name, f"skipped: {reason}")
+    against = [
+        _against(
+            "times the best peer's requests/s, which gets encoded rows and gives probabilities",
+            results,
+            candidates,
+            False,
+        ),
+        _against(
+            "times the requests/s of the best peer that does the whole job: raw rows in, the feed out",
+            results,
+            candidates,
+            True,
+        ),
+    ]
+    return [rates, *(table for table in against if table.row_count)]
+
+
+def _against(title: str, results: Results, candidates: Sequence[int], whole_job: bool) -> Table:
     against = Table("this service", "wire", *(f"N = {count}" for count in candidates))
-    against.title = "times the best peer's requests/s, lowest – highest round (times less CPU)"
-    by_count = {count: ratios(results, count) for count in candidates}
+    against.title = f"{title}; lowest – highest round (times less CPU)"
+    by_count = {count: ratios(results, count, whole_job=whole_job) for count in candidates}
     for server, wire in wires_of(results):
         cells = []
         for count in candidates:
@@ -145,7 +173,7 @@ def comparison_tables(results: Results, candidates: Sequence[int]) -> list[Table
                 cells.append(f"{found['requests_per_s']:.2f}, {low:.2f} – {high:.2f} ({found['cpu']:.2f})")
         if cells:
             against.add_row(server, wire, *cells)
-    return [rates, against] if against.row_count else [rates]
+    return against
 
 
 def plot_peers(results: Results, candidates: Sequence[int]) -> bytes:

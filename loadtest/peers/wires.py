@@ -38,6 +38,7 @@ class Wire:
         read_p: (kit, the first request's answer, its headers) → P(task) in input order, float32 [N, T].
         check: what is sent to have an answer that `read_p` reads; None: the first request itself.
         tolerance: how far P(task) may lie from the plain export's.
+        whole_job: whether a peer does all that this service does: raw features in, the ordered feed out.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Wire:
     read_p: Callable[[Kit, int, bytes, dict[str, str]], Scores]
     check: Callable[[Kit, int], Sent] | None = None
     tolerance: float = 1e-4
+    whole_job: bool = False
 
 
 def of_peer(
@@ -56,6 +58,15 @@ def of_peer(
         return [Sent(path, *encode(codes)) for codes in kit.inputs(count)]
 
     return Wire(name, requests, read_p)
+
+
+def of_whole_job(name: str, path: str) -> Wire:
+    """Return a wire of a peer that takes this service's JSON rows and answers as it does."""
+
+    def requests(kit: Kit, count: int) -> list[Sent]:
+        return [Sent(path, {"Content-Type": "application/json"}, body) for body in kit.bodies("rows", count)]
+
+    return Wire(name, requests, _p_of_ranking, whole_job=True)
 
 
 def json_lists(codes: Codes) -> tuple[dict[str, str], bytes]:

@@ -128,6 +128,17 @@ def test_ratios_are_to_the_fastest_peer_round_by_round(results):
     assert found["cpu"] == pytest.approx(3)
 
 
+def test_who_does_the_whole_job_is_compared_apart(results):
+    whole = Key("MLServer", "JSON rows, whole job in a custom handler", 100)
+    results.figures[whole] = [Figure(5000, 4), Figure(5000, 4)]
+    assert ratios(results, 100)["dlen fp32, JSON rows"]["best_peer"] == "MLServer, V2 JSON"
+    found = ratios(results, 100, whole_job=True)["dlen fp32, JSON rows"]
+    assert found["best_peer"] == "MLServer, JSON rows, whole job in a custom handler"
+    assert found["requests_per_s_by_round"] == pytest.approx([0.2, 0.22])
+    assert len(comparison_tables(results, [100])) == 3
+    assert comparison_document(results, [100], SETTINGS)["against_whole_job"]["100"].keys() == {"dlen fp32, JSON rows"}
+
+
 def test_the_line_and_what_lies_outside_the_runtime_are_found(results):
     line = line_of(results, "dlen fp32", "JSON rows")
     assert line == pytest.approx({"fixed_ms": 1, "ms_per_1000": 10, "r2": 1})
