@@ -74,7 +74,7 @@ def _items(ranking: Ranking) -> bytes:
     if not len(order_K):
         return b""
     ids = ranking.request.ids
-    columns = _columns(ranking)
+    columns = probability_columns(ranking)
     predicted, latent = _given(ranking)
     if predicted and ranking.explanation is None and len(order_K) >= FEWEST:
         scores = _numbers(ranking.ranked.score_N[order_K])
@@ -99,8 +99,8 @@ def _items(ranking: Ranking) -> bytes:
     return b",".join(template % (*row, item) for row, item in zip(rows, explained, strict=True))
 
 
-def _columns(ranking: Ranking) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """Return [p_up, p_joint, p] of the returned candidates, float32 [K, C]; only what the model gives."""
+def probability_columns(ranking: Ranking) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    """Return [p_up, p_joint, p] of the returned candidates by position, float32 [K, C]; only what the model gives."""
     order_K, predicted = ranking.ranked.order_K, ranking.predicted
     if predicted is None:
         return np.empty((len(order_K), 0), dtype=np.float32)

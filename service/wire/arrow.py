@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from bundle.columns import Column, ListColumn
 from service.errors import BodyMalformed, TooManyCandidates
-from service.wire.answer import head_of
+from service.wire.answer import head_of, probability_columns
 from service.wire.document import RankHead, decode, request_of
 from service.wire.request import LONGEST_TEXT, RankRequest, RawColumn, check_length
 
@@ -49,10 +49,9 @@ def parse(body: bytes, max_candidates: int, request_id: str, typed_rows: object 
             batches = list(reader)
         for batch in batches:
             batch.validate(full=True)
-        table = pa.Table.from_batches(batches, reader.schema).combine_chunks()
+        columns = _by_name(batches[0] if len(batches) == 1 else pa.Table.from_batches(batches, reader.schema))
     except (pa.ArrowException, OSError, struct.error, UnicodeDecodeError) as exc:
         raise BodyMalformed("body", found=_line(exc), expected="an Arrow IPC stream") from exc
-    columns = _by_name(table)
     ids = _texts("id", columns.pop("id", None))
     groups = columns.pop("group", None)
     vectors = columns.pop("vector", None)
@@ -91,14 +90,11 @@ def arrow_answer(ranking: Ranking) -> bytes:
         "id": pa.array([ids[row] for row in order_K.tolist()], pa.string()),
         "score": pa.array(ranking.ranked.score_N[order_K]),
     }
+    tasks = ranking.snapshot.model.manifest.task_names
+    names = [] if predicted is None else [f"p.{task}" for task in tasks]
     if predicted is not None and predicted.p_up_N is not None:
-        arrays["p_up"] = pa.array(predicted.p_up_N[order_K])
-    kinds = {} if predicted is None else {"p_joint": predicted.p_joint_NT, "p": predicted.p_NT}
-    for kind, p_NT in kinds.items():
-        if p_NT is None:
-            continue
-        for index, task in enumerate(ranking.snapshot.model.manifest.task_names):
-            arrays[f"{kind}.{task}"] = pa.array(p_NT[order_K, index])
+        names = ["p_up", *(f"p_joint.{task}" for task in tasks), *names]
+    arrays |= zip(names, map(pa.array, np.ascontiguousarray(probability_columns(ranking).T)), strict=True)
     if ranking.explanation is not None:
         items = ranking.explanation.items(order_K.tolist())
         arrays["explanation"] = pa.array([orjson.dumps(item).decode() for item in items], pa.string())
@@ -157,18 +153,17 @@ def _child(data: memoryview, table: int, index: int) -> int:
     return at + _u32(data, at)
 
 
-def _by_name(table: pa.Table) -> dict[str, Any]:
+def _by_name(whole: pa.Table | pa.RecordBatch) -> dict[str, Any]:
     """Return the columns by name, as arrays; two of one name, or too many, are refused."""
-    if table.num_columns > MAX_COLUMNS:
-        raise BodyMalformed("columns", found=table.num_columns, expected=f"at most {MAX_COLUMNS}")
+    if whole.num_columns > MAX_COLUMNS:
+        raise BodyMalformed("columns", found=whole.num_columns, expected=f"at most {MAX_COLUMNS}")
     columns: dict[str, Any] = {}
-    for name, chunked in zip(table.column_names, table.columns, strict=True):
+    for name, values in zip(whole.schema.names, whole.columns, strict=True):
         if name in columns:
             raise BodyMalformed(f"column {name[:100]!r}", found="the name again", expected="it once")
-        if chunked.num_chunks == 1:
-            columns[name] = chunked.chunk(0)
-        else:
-            columns[name] = pa.concat_arrays([pa.array([], chunked.type), *chunked.chunks])
+        if isinstance(values, pa.ChunkedArray):
+            values = pa.concat_arrays([pa.array([], values.type), *values.chunks])
+        columns[name] = values
     if "id" not in columns:
         raise BodyMalformed("column 'id'", found="nothing", expected="the candidates' ids")
     return columns
@@ -180,10 +175,16 @@ def _texts(name: str, values: Any) -> list[str | None]:
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         raise BodyMalformed(f"column {name!r}", found=str(values.type), expected="string")
     texts: list[str | None] = values.to_pylist()
-    for text in texts:
-        if text is not None and len(text) > LONGEST_TEXT:
-            check_length(f"column {name!r}", text)
+    if len(texts) and _most_bytes(values) > LONGEST_TEXT:
+        for text in texts:
+            check_length(f"column {name!r}", text or "")
     return texts
+
+
+def _most_bytes(texts: Any) -> int:
+    """Return how many bytes of UTF-8 the longest of some texts has."""
+    offsets = np.frombuffer(texts.buffers()[1], np.int64 if pa.types.is_large_string(texts.type) else np.int32)
+    return int(np.diff(offsets[texts.offset : texts.offset + len(texts) + 1]).max())
 
 
 def _required(ids: list[str | None]) -> list[str]:
