@@ -113,9 +113,9 @@ class Admission:
             retry_after_seconds=self._settings.retry_after_seconds,
         )
 
-    def count_shed(self) -> None:
-        """Count a request that found no permit."""
-        self._shed.inc()
+    def count_shed(self, requests: int = 1) -> None:
+        """Count requests that found no permit."""
+        self._shed.inc(requests)
 
     def take(self, budget_ms: int | None = None) -> None:
         """Take a permit, for a request with this deadline; whoever does must `give_back` it.
