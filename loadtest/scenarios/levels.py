@@ -24,6 +24,7 @@ class Level:
         good_ms, refused_ms: percentiles 50 and 99 of 2xx, and of 503.
         refused: answers 503; expired: 504; failed: anything else.
         lag_ms: the load's own lateness, percentile 99: part of all the times.
+        capacity_per_s: answers a second in a closed loop, mean of one right before and one right after.
     """
 
     share: float
@@ -36,6 +37,12 @@ class Level:
     expired: int
     failed: int
     lag_ms: float
+    capacity_per_s: float
+
+    @property
+    def of_capacity(self) -> float:
+        """How much was answered, as a share of the capacity."""
+        return self.good_per_s / self.capacity_per_s
 
     @property
     def name(self) -> str:
@@ -43,7 +50,9 @@ class Level:
         return f"{self.share:g}×" + (f", {self.deadline_ms} ms" if self.deadline_ms != DEADLINE_MS else "")
 
 
-def level_of(outcome: Outcome, share: float, deadline_ms: int, warmup_s: float, duration_s: float) -> Level:
+def level_of(
+    outcome: Outcome, share: float, deadline_ms: int, warmup_s: float, duration_s: float, capacity_per_s: float
+) -> Level:
     """Return what a rate gave between the warm-up and its end."""
     first, last = np.searchsorted(outcome.send_ns, (warmup_s * 1e9, (warmup_s + duration_s) * 1e9))
     status, latency_ms = outcome.status[first:last], outcome.latency_ns[first:last] / 1e6
@@ -61,6 +70,7 @@ def level_of(outcome: Outcome, share: float, deadline_ms: int, warmup_s: float, 
         expired=int(expired.sum()),
         failed=int((~(good | refused | expired)).sum()),
         lag_ms=_percentiles(outcome.lag_ns[first:last] / 1e6)[1],
+        capacity_per_s=capacity_per_s,
     )
 
 

@@ -15,16 +15,16 @@ from loadtest.scenarios.levels import Level
 _WINDOW_S = 0.25
 
 
-def plot_overload(peak_per_s: float, levels: Sequence[Level], burst: Outcome, burst_s: tuple[float, float]) -> bytes:
+def plot_overload(levels: Sequence[Level], burst: Outcome, burst_s: tuple[float, float]) -> bytes:
     """Return the picture as PNG."""
     figure = Figure(figsize=(12, 8), layout="constrained")
     grid = figure.add_gridspec(2, 2)
     names = [level.name for level in levels]
     goodput = figure.add_subplot(grid[0, 0])
-    bars = goodput.bar(names, [100 * level.good_per_s / peak_per_s for level in levels], color="tab:blue")
+    bars = goodput.bar(names, [100 * level.of_capacity for level in levels], color="tab:blue")
     goodput.bar_label(bars, fmt="%.0f %%")
     goodput.set(
-        title="goodput", xlabel="asked, in capacities (deadline, where tight)", ylabel="% of peak", ylim=(0, 115)
+        title="goodput", xlabel="asked, in capacities (deadline, where tight)", ylabel="% of capacity", ylim=(0, 115)
     )
     times = figure.add_subplot(grid[0, 1])
     for name, column, colour in (("good_ms", 1, "tab:blue"), ("refused_ms", 1, "tab:red")):
