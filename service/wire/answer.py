@@ -74,14 +74,12 @@ def _items(ranking: Ranking) -> bytes:
     if not len(order_K):
         return b""
     ids = ranking.request.ids
-    columns = probability_columns(ranking)
     predicted, latent = _given(ranking)
     if predicted and ranking.explanation is None and len(order_K) >= FEWEST:
-        scores = _numbers(ranking.ranked.score_N[order_K])
-        tasks = ranking.snapshot.fusion.tasks
-        wide = wide_rows([ids[row] for row in order_K.tolist()], scores, columns, tasks, latent=latent)
+        wide = _wide(ranking, latent=latent)
         if wide is not None:
             return wide
+    columns = probability_columns(ranking)
     width = 2 + columns.shape[1]
     texts: list[bytes] = [b""] * (len(order_K) * width)
     # no text holds "," with both quotes bare, so that splitting there gives one text each
@@ -97,6 +95,22 @@ def _items(ranking: Ranking) -> bytes:
     explained = [orjson.dumps(item) for item in ranking.explanation.items(order_K.tolist())]
     rows = (tuple(texts[at : at + width]) for at in range(0, len(texts), width))
     return b",".join(template % (*row, item) for row, item in zip(rows, explained, strict=True))
+
+
+def _wide(ranking: Ranking, *, latent: bool) -> bytes | None:
+    """Return the items as rows of one width, if they fit: of all candidates, and then put in order, or of a few."""
+    ids, order_K, ranked, predicted = ranking.request.ids, ranking.ranked.order_K, ranking.ranked, ranking.predicted
+    assert predicted is not None
+    parts = [predicted.p_NT]
+    if predicted.p_up_N is not None and predicted.p_joint_NT is not None:
+        parts = [predicted.p_up_N[:, None], predicted.p_joint_NT, *parts]
+    scores = ranked.score_N
+    if len(order_K) < len(ids):
+        ids, scores, parts = [ids[row] for row in order_K.tolist()], scores[order_K], [part[order_K] for part in parts]
+        order_K = np.arange(len(order_K))
+    columns_CN = np.empty((sum(part.shape[1] for part in parts), len(ids)))
+    np.concatenate([part.T for part in parts], out=columns_CN)
+    return wide_rows(ids, scores, columns_CN, ranking.snapshot.fusion.tasks, latent=latent, order_K=order_K)
 
 
 def probability_columns(ranking: Ranking) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:

@@ -123,12 +123,15 @@ def test_all_encodings_of_a_request_are_answered_with_the_same_bytes(snapshot, r
 
 
 @pytest.mark.parametrize("model", ["whole", "no latent", "no model"])
-def test_many_candidates_are_answered_with_what_few_are(snapshot, ranker, make_body, monkeypatch, model):
-    ranking = ranker.rank(parse_json(json.dumps(make_body(60)).encode(), 100, "x"), snapshot, FAR)
+@pytest.mark.parametrize("top_k", [None, 60])
+def test_many_candidates_are_answered_with_what_few_are(snapshot, ranker, make_body, monkeypatch, model, top_k):
+    body = {**make_body(60 if top_k is None else 80), "top_k": top_k}
+    ranking = ranker.rank(parse_json(json.dumps(body).encode(), 100, "x"), snapshot, FAR)
     predicted = None if model == "no model" else ranking.predicted
     if model == "no latent":
         predicted = Predicted(predicted.p_NT, None, None)
     ranking = replace(ranking, predicted=predicted)
+    monkeypatch.setattr("service.wire.answer.FEWEST", 60)
     many = json.loads(ENCODINGS[JSON].answer(ranking))
     monkeypatch.setattr("service.wire.answer.FEWEST", 61)
     few = json.loads(ENCODINGS[JSON].answer(ranking))
