@@ -137,7 +137,7 @@ class Job:
         order.deadline.check("parse")
         with record.stage("parse"):
             plain = inflate(self._body, order.compression, settings.max_body_bytes)
-            request = order.taken.parse(plain, settings.max_candidates, order.request_id, worker.serving.typed_rows)
+            request = order.taken.parse(plain, settings.max_candidates, order.request_id, worker.serving.typed_json)
             if order.wanted or order.privileged:
                 wanted = {**request.force_variant, **order.wanted}
                 request = replace(request, force_variant=wanted, privileged=order.privileged)

@@ -25,7 +25,7 @@ from service.errors import ModelFailed, ModelsMissing
 from service.items import ItemEncoder
 from service.metrics import Metrics
 from service.settings import Settings
-from service.wire.typed_rows import TypedRows
+from service.wire.typed_json import TypedJson
 
 _LOG = logging.getLogger("service.models")
 
@@ -42,7 +42,7 @@ class LoadedModel:
         encoder: raw values → model input.
         engine: model input → probabilities.
         items: candidates → model input, by their features or the bundle's item table.
-        typed_rows: JSON rows → columns, by the schema.
+        typed_json: JSON rows → columns, by the schema.
     """
 
     name: str
@@ -52,7 +52,7 @@ class LoadedModel:
     encoder: SchemaEncoder
     engine: Engine
     items: ItemEncoder
-    typed_rows: TypedRows
+    typed_json: TypedJson
 
 
 Complaint = BundleError | FusionError | ModelFailed
@@ -147,8 +147,8 @@ class ModelRepository:
         engine = Engine(bundle, self._settings.warmup_runs)
         encoder = SchemaEncoder(bundle.schema)
         items = ItemEncoder(encoder.item, bundle.items, engine)
-        typed_rows = TypedRows(bundle.schema.item_part)
-        return LoadedModel(name, version, content, bundle.manifest, encoder, engine, items, typed_rows)
+        typed_json = TypedJson(bundle.schema.item_part)
+        return LoadedModel(name, version, content, bundle.manifest, encoder, engine, items, typed_json)
 
     def _trust(self) -> str:
         """Return what changes whenever the file of trusted keys does."""

@@ -13,7 +13,7 @@ from fusion.live import Fusion, compile_config
 from fusion.policy import FusionConfig
 from service.errors import ModelChoiceNeeded, ModelUnknown, NotReady
 from service.models import LoadedModel
-from service.wire.typed_rows import TypedRows
+from service.wire.typed_json import TypedJson
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class Serving:
         self.snapshots = {**self.snapshots, **{snapshot.model.name: snapshot for snapshot in snapshots}}
 
     @property
-    def typed_rows(self) -> TypedRows | None:
+    def typed_json(self) -> TypedJson | None:
         """How rows of candidates are decoded, where one model serves, so that it is known before the body is."""
         snapshots = self.snapshots
-        return next(iter(snapshots.values())).model.typed_rows if len(snapshots) == 1 else None
+        return next(iter(snapshots.values())).model.typed_json if len(snapshots) == 1 else None
 
     def choose(self, name: str | None) -> Snapshot:
         """Return the named model's snapshot, or the only one.

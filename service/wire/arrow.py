@@ -36,8 +36,8 @@ _HEAD_DECODER = msgspec.json.Decoder(RankHead)
 _RECORD_BATCH, _DICTIONARY_BATCH = 3, 2
 
 
-def parse(body: bytes, max_candidates: int, request_id: str, typed_rows: object = None) -> RankRequest:
-    """Return the request in an Arrow stream; `typed_rows` is for JSON.
+def parse(body: bytes, max_candidates: int, request_id: str, typed_json: object = None) -> RankRequest:
+    """Return the request in an Arrow stream; `typed_json` is for JSON.
 
     Raises:
         BodyMalformed, TooManyCandidates, DuplicateCandidate: see `service.errors`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,8 @@ from service.errors import MediaTypeUnsupported
 from service.wire import arrow, columnar, json_rows
 from service.wire.answer import json_answer
 from service.wire.document import CandidateColumns, RankBody, decode, request_of
-from service.wire.request import RankRequest
-from service.wire.typed_rows import TypedRows
+from service.wire.request import RankRequest, RawColumn
+from service.wire.typed_json import TypedJson
 
 if TYPE_CHECKING:
     from service.ranker import Ranking
@@ -35,30 +35,34 @@ class Encoding:
 
     media_type: str
     label: str
-    parse: Callable[[bytes, int, str, TypedRows | None], RankRequest]
+    parse: Callable[[bytes, int, str, TypedJson | None], RankRequest]
     answer: Callable[[Ranking], bytes]
 
 
-def parse_json(body: bytes, max_candidates: int, request_id: str, typed_rows: TypedRows | None = None) -> RankRequest:
+def parse_json(body: bytes, max_candidates: int, request_id: str, typed_json: TypedJson | None = None) -> RankRequest:
     """Return the request in a JSON body, whether its candidates come as rows or as columns.
 
-    With `typed_rows` the same, sooner.
+    With `typed_json` the same, sooner.
 
     Raises:
         BodyMalformed, TooManyCandidates, DuplicateCandidate: see `service.errors`.
     """
-    typed = None if typed_rows is None else typed_rows.decode(body)
+    typed = None if typed_json is None else typed_json.decode(body)
     document = decode(body, _DECODER) if typed is None else typed
     given = document.candidates
-    limits = {"max_candidates": max_candidates}
-    if isinstance(given, CandidateColumns):
+    items: Mapping[str, RawColumn]
+    if typed is not None and typed_json is not None:
+        items = typed_json.items_of(given)
+    elif isinstance(given, CandidateColumns):
         columnar.check_lengths(given)
-        return request_of(
-            document, given.id, given.features, given.group, given.vector, request_id=request_id, **limits
-        )
+        items = given.features
+    else:
+        items = json_rows.items_of(given)
+    limits = {"max_candidates": max_candidates}
+    if not isinstance(given, list):
+        return request_of(document, given.id, items, given.group, given.vector, request_id=request_id, **limits)
     ids, groups = json_rows.ids_of(given), json_rows.groups_of(given)
     vectors = json_rows.vectors_of(given)
-    items = json_rows.items_of(given) if typed is None or typed_rows is None else typed_rows.items_of(given)
     return request_of(document, ids, items, groups, vectors, request_id=request_id, **limits)
 
 

@@ -76,8 +76,8 @@ class Exchange:
         self._binary_output = False
         self.answer_header_bytes: int | None = None
 
-    def parse(self, body: bytes, max_candidates: int, request_id: str, typed_rows: object = None) -> RankRequest:
-        """Return the rank request of an inference request; `typed_rows` is for JSON rows.
+    def parse(self, body: bytes, max_candidates: int, request_id: str, typed_json: object = None) -> RankRequest:
+        """Return the rank request of an inference request; `typed_json` is for JSON rows.
 
         Raises:
             BodyMalformed, TooManyCandidates, DuplicateCandidate: see `service.errors`.

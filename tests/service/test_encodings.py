@@ -114,7 +114,7 @@ def test_all_encodings_of_a_request_are_answered_with_the_same_bytes(snapshot, r
         return ENCODINGS[JSON].answer(ranker.rank(encoding.parse(data, 100, "x"), snapshot, FAR))
 
     rows = answer(ENCODINGS[JSON], text)
-    typed = parse_json(text, 100, "x", snapshot.model.typed_rows)
+    typed = parse_json(text, 100, "x", snapshot.model.typed_json)
     assert ENCODINGS[JSON].answer(ranker.rank(typed, snapshot, FAR)) == rows
     assert answer(ENCODINGS[JSON], json.dumps(columnar(body)).encode()) == rows
     assert answer(ARROW, to_arrow(body)) == rows

@@ -1,4 +1,4 @@
-"""Rows decoded by the schema give the requests, and the complaints, of rows decoded without it."""
+"""Bodies decoded by the schema give the requests, and the complaints, of bodies decoded without it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from service.errors import ServiceError
 from service.ranker import typed
 from service.wire.encodings import parse_json
 from service.wire.request import RankRequest
-from service.wire.typed_rows import TypedRows
+from service.wire.typed_json import TypedJson
 
 HASH = {"type": "hash", "buckets": 50}
 STANDARDISE = {"type": "standardise", "mean": 0.0, "deviation": 1.0}
@@ -37,7 +37,7 @@ SCHEMA = FeatureSchema.model_validate(
     }
 )  # fmt: skip
 ENCODER = SchemaEncoder(SCHEMA)
-ROWS = TypedRows(SCHEMA.item_part)
+ROWS = TypedJson(SCHEMA.item_part)
 
 anything = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(allow_nan=False, allow_infinity=False),
@@ -62,10 +62,38 @@ spoiled = st.lists(
     st.fixed_dictionaries({}, optional={"id": anything, "features": st.one_of(unfit, anything), "more": anything}),
     max_size=4,
 )
-bodies = st.one_of(rows, spoiled, anything).map(lambda given: json.dumps({"candidates": given}).encode())
 
 
-def outcome(body: bytes, rows_of: TypedRows | None) -> tuple[Any, ...]:
+def in_columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The candidates as columns; features that any has, null where another has none."""
+    names = {name for row in rows for name in row.get("features", {})}
+    columns: dict[str, Any] = {"id": [row["id"] for row in rows]}
+    columns["features"] = {name: [row.get("features", {}).get(name) for row in rows] for name in names}
+    if any("group" in row for row in rows):
+        columns["group"] = [row.get("group") for row in rows]
+    return columns
+
+
+spoiled_columns = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": st.one_of(anything, st.lists(st.sampled_from("abc"), max_size=3)),
+        "features": st.one_of(
+            anything,
+            st.dictionaries(
+                st.sampled_from(["author id", "f0", "other"]), st.one_of(anything, st.lists(anything, max_size=3))
+            ),
+        ),
+        "group": anything,
+        "vector": anything,
+    },
+)
+bodies = st.one_of(rows, rows.map(in_columns), spoiled, spoiled_columns, anything).map(
+    lambda given: json.dumps({"candidates": given}).encode()
+)
+
+
+def outcome(body: bytes, rows_of: TypedJson | None) -> tuple[Any, ...]:
     """Return all of a request, its features as the model takes them, or the complaint about it."""
     try:
         request = parse_json(body, 5, "r", rows_of)
@@ -77,7 +105,7 @@ def outcome(body: bytes, rows_of: TypedRows | None) -> tuple[Any, ...]:
     return request.request_id, request.ids, request.groups, vectors, arrays
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(bodies)
 @example(b'{"candidates":[{"id":"a","features":{"f0":1e400}}]}')
 @example(b'{"candidates":[{"id":"a","features":{"author id":1.0}}]}')
@@ -115,4 +143,4 @@ def test_a_value_that_only_some_bring_is_missing_at_the_others():
 
 
 def test_a_schema_is_compiled_once():
-    assert TypedRows(SCHEMA.item_part)._decoder is ROWS._decoder
+    assert TypedJson(SCHEMA.item_part)._decoder is ROWS._decoder
