@@ -102,7 +102,9 @@ def _draw_lines(axes: Axes, frame: Axes, panel: Panel, lines: list[Line], start:
         else:
             xs = [moment - start for moment, _ in line.points]
             above = list(values.values())
-            axes.plot(xs, above, color=colour, linewidth=1.6, label=line.name if line in highest else None)
+            style = "--" if any(re.search(names, line.name) for names in panel.dashed) else "-"
+            label = line.name if line in highest else None
+            axes.plot(xs, above, color=colour, linewidth=1.6, linestyle=style, label=label)
         top = max(top, *above)
     alarms = [least for least, name in panel.steps if name == "red" and least is not None]
     for alarm in alarms:

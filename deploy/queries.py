@@ -27,6 +27,7 @@ class Panel:
         stacked: whether its lines are drawn on top of each other.
         steps: (from this value on, colour), the first from anywhere on.
         colours: (names of lines as a regular expression, colour).
+        dashed: names of dashed lines as regular expressions.
         queries: (PromQL, legend) of each target.
     """
 
@@ -38,6 +39,7 @@ class Panel:
     stacked: bool
     steps: tuple[tuple[float | None, str], ...]
     colours: tuple[tuple[str, str], ...]
+    dashed: tuple[str, ...]
     queries: tuple[tuple[str, str], ...]
 
 
@@ -68,12 +70,20 @@ def _panel(dashboard: str, panel: dict[str, Any]) -> Panel:
         unit=defaults.get("unit", ""),
         stacked=defaults.get("custom", {}).get("stacking", {}).get("mode") == "normal",
         steps=tuple((step["value"], step["color"]) for step in steps),
-        colours=tuple(
-            (override["matcher"]["options"], override["properties"][0]["value"]["fixedColor"])
-            for override in panel.get("fieldConfig", {}).get("overrides", [])
-        ),
+        colours=tuple((names, value["fixedColor"]) for names, value in _overrides(panel, "color")),
+        dashed=tuple(names for names, _ in _overrides(panel, "custom.lineStyle")),
         queries=tuple((target["expr"], target["legendFormat"]) for target in panel.get("targets", [])),
     )
+
+
+def _overrides(panel: dict[str, Any], wanted: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return (names of lines as a regular expression, value) of a property wherever it is overridden."""
+    return [
+        (override["matcher"]["options"], given["value"])
+        for override in panel.get("fieldConfig", {}).get("overrides", [])
+        for given in override["properties"]
+        if given["id"] == wanted
+    ]
 
 
 def ask(prometheus: str, expr: str, legend: str, *, start: float, end: float, rate_seconds: int) -> list[Line]:

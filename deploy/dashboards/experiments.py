@@ -64,7 +64,7 @@ def _exposures(made: dashboard.Dashboard) -> None:
               [Query(f"sum by ({whole}, variant) ({exposed}) / on ({whole}) group_left () sum by ({whole}) ({exposed})",
                      "{{experiment}}/{{phase}}: {{variant}}"),
                Query(f"max by ({whole}, variant) (dlen_experiment_planned_share{{{SELECTED}}})",
-                     "planned {{experiment}}/{{phase}}: {{variant}}")], "percentunit", span=12)
+                     "planned {{experiment}}/{{phase}}: {{variant}}")], "percentunit", span=12, dashed="^planned ")
     )  # fmt: skip
     requests = f'sum(rate(dlen_http_requests_total{{{RANK},status="200"}}[{RATE}]))'
     made.with_panel(

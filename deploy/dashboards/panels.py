@@ -65,8 +65,12 @@ def lines(
     stacked: bool = False,
     span: int = 8,
     colours: Mapping[str, str] | None = None,
+    dashed: str | None = None,
 ) -> timeseries.Panel:
-    """Return lines over time; `alarm` draws the value from which on an alert fires, `colours` go by names (regexp)."""
+    """Return lines over time.
+
+    `alarm` draws the value from which on an alert fires; `colours` go by names (regexps), and so does who is `dashed`.
+    """
     panel = timeseries.Panel().title(title).description(description).datasource(SOURCE).unit(unit)
     panel.span(span).height(8).min(0).line_width(2).fill_opacity(30 if stacked else 5)
     panel.legend(
@@ -84,6 +88,9 @@ def lines(
     for names, colour in (colours or {}).items():
         fixed = DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": colour})
         panel.override_by_regexp(names, [fixed])
+    if dashed is not None:
+        style = DynamicConfigValue(id_val="custom.lineStyle", value={"fill": "dash", "dash": [6, 6]})
+        panel.override_by_regexp(dashed, [style])
     for place, query in enumerate(queries):
         panel.with_target(_target(query, place))
     return panel
