@@ -18,6 +18,9 @@ from msgspec import Meta, Struct, field
 from service.wire.wide_rows import FEWEST, wide_rows
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from service.engine import Predicted
     from service.ranker import Ranking
 
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
@@ -99,12 +102,9 @@ def _items(ranking: Ranking) -> bytes:
 
 def _wide(ranking: Ranking, *, latent: bool) -> bytes | None:
     """Return the items as rows of one width, if they fit: of all candidates, and then put in order, or of a few."""
-    ids, order_K, ranked, predicted = ranking.request.ids, ranking.ranked.order_K, ranking.ranked, ranking.predicted
-    assert predicted is not None
-    parts = [predicted.p_NT]
-    if predicted.p_up_N is not None and predicted.p_joint_NT is not None:
-        parts = [predicted.p_up_N[:, None], predicted.p_joint_NT, *parts]
-    scores = ranked.score_N
+    assert ranking.predicted is not None
+    ids, scores, order_K = ranking.request.ids, ranking.ranked.score_N, ranking.ranked.order_K
+    parts = _parts(ranking.predicted)
     if len(order_K) < len(ids):
         ids, scores, parts = [ids[row] for row in order_K.tolist()], scores[order_K], [part[order_K] for part in parts]
         order_K = np.arange(len(order_K))
@@ -118,10 +118,14 @@ def probability_columns(ranking: Ranking) -> np.ndarray[tuple[int, int], np.dtyp
     order_K, predicted = ranking.ranked.order_K, ranking.predicted
     if predicted is None:
         return np.empty((len(order_K), 0), dtype=np.float32)
-    parts = [predicted.p_NT]
-    if predicted.p_up_N is not None and predicted.p_joint_NT is not None:
-        parts = [predicted.p_up_N[:, None], predicted.p_joint_NT, *parts]
-    return np.concatenate(parts, axis=1, dtype=np.float32)[order_K]
+    return np.concatenate(_parts(predicted), axis=1, dtype=np.float32)[order_K]
+
+
+def _parts(predicted: Predicted) -> list[NDArray[np.float32]]:
+    """Return [p_up [N, 1], p_joint [N, T], p [N, T]]; only what the model gives."""
+    if predicted.p_up_N is None or predicted.p_joint_NT is None:
+        return [predicted.p_NT]
+    return [predicted.p_up_N[:, None], predicted.p_joint_NT, predicted.p_NT]
 
 
 def _given(ranking: Ranking) -> tuple[bool, bool]:
