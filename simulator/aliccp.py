@@ -49,8 +49,12 @@ _TRUTH = pa.schema({"sample_id": pa.int64(), "p_click": pa.float32(), "p_buy_giv
 Progress = Callable[[int, int], None]
 
 
-def write_aliccp(rows: int, seed: int, out: Path, progress: Progress | None = None) -> dict[str, Any]:
+def write_aliccp(
+    rows: int, seed: int, out: Path, progress: Progress | None = None, population_of: int | None = None
+) -> dict[str, Any]:
     """Write `rows` rows, train and test together, to the new folder `out`; return what simulation.json holds.
+
+    There are as many users and items as in a log of `population_of` rows; of `rows` rows where it is None.
 
     Raises:
         SizeInvalid: too few rows, or a seed below 0.
@@ -59,12 +63,15 @@ def write_aliccp(rows: int, seed: int, out: Path, progress: Progress | None = No
     """
     if not MIN_ROWS <= rows <= _MAX_ROWS:
         raise SizeInvalid("rows", found=rows, expected=f"{MIN_ROWS} to {_MAX_ROWS}")
+    population_of = rows if population_of is None else population_of
+    if not MIN_ROWS <= population_of <= _MAX_ROWS:
+        raise SizeInvalid("population of rows", found=population_of, expected=f"{MIN_ROWS} to {_MAX_ROWS}")
     if seed < 0:
         raise SizeInvalid("seed", found=seed, expected="0 or more")
     world_seed, rows_seed, index_seed = np.random.SeedSequence(seed).spawn(3)
     try:
-        with resumed_folder(out, f"aliccp {_FORMAT} {rows} {seed}") as folder:
-            world = World(rows, world_seed)
+        with resumed_folder(out, f"aliccp {_FORMAT} {rows} {seed} {population_of}") as folder:
+            world = World(population_of, world_seed)
             log = _Log(world, rows, np.random.default_rng(index_seed), progress or (lambda done, of: None))
             facts = {"format": _FORMAT, "layout": "aliccp", "seed": seed, "rows": rows}
             facts |= {"users": len(world.users.effect_U2), "items": len(world.items.effect_I2)}

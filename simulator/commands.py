@@ -31,6 +31,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--seed", type=int, required=True, metavar="S", help="0 or more")
     parser.add_argument("--scenario", metavar="NAME", help="of a feed: a name or a .yaml file (default: default)")
     parser.add_argument("--layout", choices=("feed", "aliccp"), default="feed", help="default: feed")
+    parser.add_argument(
+        "--population-of", type=int, metavar="N", help="aliccp: users and items as of a log of N rows (default: --rows)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     parser.set_defaults(run=run_simulate)
 
@@ -52,9 +55,12 @@ def run_simulate(args: argparse.Namespace) -> int:
 def _feed(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     from rich.table import Table
 
+    from simulator.errors import SizeInvalid
     from simulator.logs import Simulation, write_logs
     from simulator.scenario import read_scenario
 
+    if args.population_of is not None:
+        raise SizeInvalid("--population-of", found=args.population_of, expected="none, without --layout aliccp")
     simulation = Simulation(read_scenario(args.scenario or "default"), args.impressions, args.seed)
     facts = write_logs(simulation, args.out)
     table = Table(title=f"{args.out}: {facts['impressions']:,} impressions, scenario {simulation.scenario.name}")
@@ -82,7 +88,11 @@ def _aliccp(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("rows", total=None)
         facts = write_aliccp(
-            args.impressions, args.seed, args.out, lambda done, of: bar.update(task, completed=done, total=of)
+            args.impressions,
+            args.seed,
+            args.out,
+            lambda done, of: bar.update(task, completed=done, total=of),
+            args.population_of,
         )
     table = Table("figure", *FILES, title=f"{args.out}: {facts['users']:,} users, {facts['items']:,} items")
     for name in ("rows", "clicks", "buys"):

@@ -100,6 +100,9 @@ def _register_scale(benchmarks: argparse._SubParsersAction[argparse.ArgumentPars
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("--rows", type=_positive, nargs="+", required=True, metavar="N", help="sizes, train and test")
+    command.add_argument(
+        "--population-of", type=_positive, metavar="N", help="users and items as of a log of N rows, at every size"
+    )
     command.add_argument("--model", default="mmoe", metavar="NAME", help="default: mmoe")
     command.add_argument("--work", type=Path, required=True, metavar="DIR", help="about 350 bytes per row go there")
     command.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
@@ -212,7 +215,7 @@ def _scale(args: argparse.Namespace) -> int:
     from training.scale_results import draw_scale, scale_text
 
     console = Console(soft_wrap=True, highlight=False)
-    document = measure_scale(args.rows, args.model, args.work, console.print)
+    document = measure_scale(args.rows, args.model, args.work, console.print, args.population_of)
     console.print(scale_text(document), markup=False)
     if args.json is not None:
         write_file(args.json, json.dumps(document, indent=1).encode() + b"\n")

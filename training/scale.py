@@ -35,19 +35,24 @@ _SAMPLED_EVERY_S = 0.1
 _MIB = 1 << 20
 
 
-def measure_scale(rows: Sequence[int], model: str, work: Path, say: Callable[[str], None]) -> Document:
+def measure_scale(
+    rows: Sequence[int], model: str, work: Path, say: Callable[[str], None], population_of: int | None = None
+) -> Document:
     """Return the figures of every size; stages measured before in the folder `work` are not measured again.
+
+    With `population_of`, every log has the users and items of a log of so many rows, so that tables do not grow.
 
     Raises:
         BenchmarkFailed: a command failed; names it and the last line it wrote.
     """
-    start_up = _measure_size(START_UP_ROWS, model, work, say)
-    sizes = [_measure_size(size, model, work, say) for size in sorted(rows)]
+    start_up = _measure_size(START_UP_ROWS, model, work, say, population_of)
+    sizes = [_measure_size(size, model, work, say, population_of) for size in sorted(rows)]
     for size in sizes:
         for stage in STAGES:
             size[stage]["rows_per_cpu_s"] = size[stage]["rows"] / (size[stage]["cpu_s"] - start_up[stage]["cpu_s"])
     return {
         "model": model,
+        "population_of": population_of,
         "settings": list(SETTINGS),
         "threads": 1,
         "start_up": start_up,
@@ -70,11 +75,12 @@ def estimate(rows: int, measured: Document) -> Document:
     }
 
 
-def _measure_size(rows: int, model: str, work: Path, say: Callable[[str], None]) -> Document:
-    folder = work / str(rows)
+def _measure_size(rows: int, model: str, work: Path, say: Callable[[str], None], population_of: int | None) -> Document:
+    folder = work / (f"{rows}" if population_of is None else f"{rows}-population-of-{population_of}")
     raw, data, run = folder / "raw", folder / "data", folder / "run"
     commands = {
-        "simulate": ["--layout", "aliccp", "--rows", str(rows), "--seed", str(_SEED), "--out", str(raw)],
+        "simulate": ["--layout", "aliccp", "--rows", str(rows), "--seed", str(_SEED), "--out", str(raw)]
+        + ([] if population_of is None else ["--population-of", str(population_of)]),
         "prepare": ["--source", "aliccp", "--input", str(raw), "--out", str(data)],
         "train": ["--data", str(data), "--model", model, "--threads", "1", "--out", str(run)]
         + [part for setting in SETTINGS for part in ("--set", setting)],

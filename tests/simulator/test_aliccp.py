@@ -156,6 +156,15 @@ def test_sizes_that_cannot_be_are_refused(tmp_path, rows, seed):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_log_may_have_the_population_of_a_longer_one(log, tmp_path):
+    facts = write_aliccp(2_000, 3, tmp_path / "log", population_of=20_000)
+    assert (facts["rows"], facts["users"], facts["items"]) == (2_000, log[1]["users"], log[1]["items"])
+    with pytest.raises(SizeInvalid, match="population"):
+        write_aliccp(2_000, 3, tmp_path / "other", population_of=5)
+    options = ["--rows", "2000", "--seed", "1", "--out", str(tmp_path / "feed"), "--population-of", "20000"]
+    assert main(["simulate", *options]) == 2
+
+
 def test_an_existing_folder_is_refused(log):
     with pytest.raises(OutputExists):
         write_aliccp(20_000, 3, log[0])
