@@ -43,7 +43,7 @@ class SlowRanker:
 def worker_with(ranker: SlowRanker, **settings: Any) -> Worker:
     worker = Worker(Settings.model_validate({"models": "m", "fusion": "f", **settings}), Metrics(CollectorRegistry()))
     worker.ranker = ranker  # type: ignore[assignment]
-    worker.serving = SimpleNamespace(choose=lambda name: "snapshot", snapshots={})  # type: ignore[assignment]
+    worker.serving = SimpleNamespace(choose=lambda name: "snapshot", snapshots={}, typed_json=None)  # type: ignore[assignment]
     return worker
 
 

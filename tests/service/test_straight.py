@@ -195,7 +195,7 @@ class Broken:
 def test_a_bug_is_logged_and_told_without_what_it_says(make_body, caplog):
     worker = Worker(Settings.model_validate({"models": "m", "fusion": "f"}), Metrics(CollectorRegistry()))
     worker.ranker = Broken()  # type: ignore[assignment]
-    worker.serving = SimpleNamespace(choose=lambda name: None, snapshots={})  # type: ignore[assignment]
+    worker.serving = SimpleNamespace(choose=lambda name: None, snapshots={}, typed_json=None)  # type: ignore[assignment]
 
     async def run() -> bytes:
         config = uvicorn.Config(nobody, http=straight(worker), log_config=None, lifespan="off", interface="asgi3")
