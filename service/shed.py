@@ -34,8 +34,6 @@ class Door:
 
     def lets_in(self, headers: list[tuple[bytes, bytes]]) -> bool:
         """Return whether a permit is free that a request with this head can wait for."""
-        if not self._admission.has_room:
-            return False
         told = next((value for name, value in headers if name == _DEADLINE), None)
         return self._admission.room_by(None if told is None else told.decode("latin-1"))
 

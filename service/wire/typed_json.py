@@ -10,20 +10,19 @@ import struct
 from collections.abc import Iterable
 from functools import lru_cache
 from operator import attrgetter
-from typing import Annotated, Any
+from typing import Any, get_type_hints
 
 import msgspec
-import numpy as np
-from msgspec import UNSET, Meta
+from msgspec import UNSET
 
-from bundle.columns import Column
+from bundle.columns import Column, packed
 from bundle.encode import value_type_of
 from bundle.features import CategoricalListFeature, Feature
-from service.wire.document import Name, RankBody, RankHead, Vector
+from service.wire.document import Candidate, CandidateColumns, RankBody, RankHead
 from service.wire.request import RawColumn
 
 _TYPES: dict[str, Any] = {"integer": int, "number": float, "string": str}
-_PACKED = {int: ("q", np.int64), float: ("d", np.float64)}
+_LISTS: dict[str, Any] = {"integer": list[int], "number": list[float], "string": list[str]}
 _FEATURES = attrgetter("features")
 
 
@@ -34,15 +33,9 @@ class TypedJson:
         """Take the features that a candidate may bring."""
         features = tuple(item_features)
         self._names = tuple(feature.name for feature in features)
-        self._kinds = tuple(
-            None if isinstance(feature, CategoricalListFeature) else _TYPES[value_type_of(feature)]
-            for feature in features
-        )
-        types = tuple(
-            list[_TYPES[value_type_of(feature)]] if kind is None else kind  # type: ignore[misc]
-            for feature, kind in zip(features, self._kinds, strict=True)
-        )
-        self._decoder, self._nothing = _decoder(self._names, types)
+        self._value_types = tuple(value_type_of(feature) for feature in features)
+        self._is_list = tuple(isinstance(feature, CategoricalListFeature) for feature in features)
+        self._decoder, self._nothing = _decoder(self._names, self._value_types, self._is_list)
 
     def decode(self, body: bytes) -> RankBody | None:
         """Return a decoded body; None where it does not fit, and `document.decode` must say why.
@@ -71,13 +64,14 @@ class TypedJson:
 
     def _items(self, columns: Iterable[Any]) -> dict[str, RawColumn]:
         items: dict[str, RawColumn] = {}
-        for name, kind, values in zip(self._names, self._kinds, columns, strict=False):
+        for name, value_type, is_list, values in zip(
+            self._names, self._value_types, self._is_list, columns, strict=False
+        ):
             if values is UNSET:
                 continue
-            if kind in _PACKED:
-                code, dtype = _PACKED[kind]
+            if not is_list and value_type != "string":
                 try:
-                    items[name] = Column(np.frombuffer(struct.pack(f"{len(values)}{code}", *values), dtype))
+                    items[name] = Column(packed(values, value_type))
                     continue
                 except struct.error:
                     pass  # a null among them, or an integer beyond 64 bits
@@ -94,22 +88,15 @@ def _even(candidates: Any) -> bool:
 
 
 @lru_cache(maxsize=16)
-def _decoder(names: tuple[str, ...], types: tuple[Any, ...]) -> tuple[msgspec.json.Decoder[RankBody], object]:
+def _decoder(
+    names: tuple[str, ...], value_types: tuple[str, ...], is_list: tuple[bool, ...]
+) -> tuple[msgspec.json.Decoder[RankBody], object]:
     """Return the decoder of a schema, and the features of a candidate that brings none."""
+    types = [_LISTS[name] if many else _TYPES[name] for name, many in zip(value_types, is_list, strict=True)]
     rules: dict[str, Any] = {"forbid_unknown_fields": True, "frozen": True, "gc": False}
     given = msgspec.defstruct(
         "Features",
         [(f"f{at}", kind | None, msgspec.field(name=names[at], default=None)) for at, kind in enumerate(types)],
-        **rules,
-    )
-    candidate = msgspec.defstruct(
-        "Candidate",
-        [
-            ("id", Name),
-            ("features", given | msgspec.UnsetType, UNSET),
-            ("group", Name | None, None),
-            ("vector", Annotated[Vector | None, Meta()], None),
-        ],
         **rules,
     )
     in_columns = msgspec.defstruct(
@@ -120,16 +107,7 @@ def _decoder(names: tuple[str, ...], types: tuple[Any, ...]) -> tuple[msgspec.js
         ],
         **rules,
     )
-    columns = msgspec.defstruct(
-        "CandidateColumns",
-        [
-            ("id", list[Name]),
-            ("features", in_columns | msgspec.UnsetType, UNSET),
-            ("group", list[Name | None] | None, None),
-            ("vector", list[Vector] | None, None),
-        ],
-        **rules,
-    )
+    candidate, columns = _with_features(Candidate, given, rules), _with_features(CandidateColumns, in_columns, rules)
     body = msgspec.defstruct(
         "RankBody",
         [("candidates", list[candidate] | columns)],  # type: ignore[valid-type]
@@ -138,3 +116,15 @@ def _decoder(names: tuple[str, ...], types: tuple[Any, ...]) -> tuple[msgspec.js
         **rules,
     )
     return msgspec.json.Decoder(body), given()
+
+
+def _with_features(document: type[msgspec.Struct], features: Any, rules: dict[str, Any]) -> Any:
+    """Return a document's struct with other features, unset where there are none."""
+    hints = get_type_hints(document, include_extras=True)
+    fields: list[Any] = []
+    for field in msgspec.structs.fields(document):
+        if field.name == "features":
+            fields.append((field.name, features | msgspec.UnsetType, UNSET))
+        else:
+            fields.append((field.name, hints[field.name], *([] if field.required else [field.default])))
+    return msgspec.defstruct(document.__name__, fields, **rules)
