@@ -62,11 +62,7 @@ def of_peer(
 
 def of_whole_job(name: str, path: str) -> Wire:
     """Return a wire of a peer that takes this service's JSON rows and answers as it does."""
-
-    def requests(kit: Kit, count: int) -> list[Sent]:
-        return [Sent(path, {"Content-Type": "application/json"}, body) for body in kit.bodies("rows", count)]
-
-    return Wire(name, requests, _p_of_ranking, whole_job=True)
+    return Wire(name, _bodies(path, {"Content-Type": "application/json"}, "rows"), _p_of_ranking, whole_job=True)
 
 
 def json_lists(codes: Codes) -> tuple[dict[str, str], bytes]:
@@ -131,13 +127,15 @@ def of_service(name: str, kind: str, answer: str, *, tolerance: float) -> Wire:
         name: media_types.get(form, "application/json") for name, form in (("Content-Type", kind), ("Accept", answer))
     }
 
-    def requests(kit: Kit, count: int) -> list[Sent]:
-        return [Sent("/v1/rank", headers, body) for body in kit.bodies(kind, count)]
-
     def check(kit: Kit, count: int) -> Sent:
         return Sent("/v1/rank", headers | {"Accept": "application/json"}, kit.bodies(kind, count)[0])
 
-    return Wire(name, requests, _p_of_ranking, check, tolerance)
+    return Wire(name, _bodies("/v1/rank", headers, kind), _p_of_ranking, check, tolerance)
+
+
+def _bodies(path: str, headers: dict[str, str], kind: str) -> Callable[[Kit, int], list[Sent]]:
+    """Return how a kit's requests of a kind are sent."""
+    return lambda kit, count: [Sent(path, headers, body) for body in kit.bodies(kind, count)]
 
 
 def _p_of_ranking(kit: Kit, count: int, body: bytes, headers: dict[str, str]) -> Scores:

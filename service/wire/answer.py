@@ -77,9 +77,9 @@ def _items(ranking: Ranking) -> bytes:
     if not len(order_K):
         return b""
     ids = ranking.request.ids
-    predicted, latent = _given(ranking)
-    if predicted and ranking.explanation is None and len(order_K) >= FEWEST:
-        wide = _wide(ranking, latent=latent)
+    template = _template(ranking.snapshot.fusion.tasks, *_given(ranking))
+    if ranking.predicted is not None and ranking.explanation is None and len(order_K) >= FEWEST:
+        wide = _wide(ranking, ranking.predicted, template)
         if wide is not None:
             return wide
     columns = probability_columns(ranking)
@@ -91,7 +91,6 @@ def _items(ranking: Ranking) -> bytes:
     numbers = _numbers(columns.ravel())
     for column in range(columns.shape[1]):
         texts[2 + column :: width] = numbers[column :: columns.shape[1]]
-    template = _template(ranking.snapshot.fusion.tasks, predicted, latent)
     if ranking.explanation is None:
         return b",".join([template] * len(order_K)) % tuple(texts)
     template = template[:-1] + b',"explanation":%b}'
@@ -100,17 +99,16 @@ def _items(ranking: Ranking) -> bytes:
     return b",".join(template % (*row, item) for row, item in zip(rows, explained, strict=True))
 
 
-def _wide(ranking: Ranking, *, latent: bool) -> bytes | None:
+def _wide(ranking: Ranking, predicted: Predicted, template: bytes) -> bytes | None:
     """Return the items as rows of one width, if they fit: of all candidates, and then put in order, or of a few."""
-    assert ranking.predicted is not None
     ids, scores, order_K = ranking.request.ids, ranking.ranked.score_N, ranking.ranked.order_K
-    parts = _parts(ranking.predicted)
+    parts = _parts(predicted)
     if len(order_K) < len(ids):
         ids, scores, parts = [ids[row] for row in order_K.tolist()], scores[order_K], [part[order_K] for part in parts]
         order_K = np.arange(len(order_K))
     columns_CN = np.empty((sum(part.shape[1] for part in parts), len(ids)))
     np.concatenate([part.T for part in parts], out=columns_CN)
-    return wide_rows(ids, scores, columns_CN, ranking.snapshot.fusion.tasks, latent=latent, order_K=order_K)
+    return wide_rows(ids, scores, columns_CN, template, order_K)
 
 
 def probability_columns(ranking: Ranking) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:

@@ -30,9 +30,7 @@ def wide_rows(
     ids: Sequence[str],
     scores_N: NDArray[np.float64],
     columns_CN: NDArray[np.float64],
-    tasks: tuple[str, ...],
-    *,
-    latent: bool,
+    template: bytes,
     order_K: NDArray[np.intp],
 ) -> bytes | None:
     """Return the JSON objects of candidates in an order, with commas between them; None where something does not fit.
@@ -40,8 +38,8 @@ def wide_rows(
     Args:
         ids: at least one.
         scores_N: the scores.
-        columns_CN: P(UP) and P(task, UP) where `latent`, and P(task); float32 values.
-        tasks: names, which need no escapes.
+        columns_CN: probabilities, float32 values.
+        template: one candidate's JSON with %b for its id, in quotes, its score, and each column's value.
         order_K: which candidates, by position.
     """
     smallest = columns_CN.min(axis=1).tolist()
@@ -55,9 +53,9 @@ def wide_rows(
     scores_filled_N = _filled(scores_text, b",", len(ids))
     assert scores_filled_N is not None
     groups = tuple(_GROUPS_SHORT if value >= _SMALLEST_SHORT else _GROUPS_LONG for value in smallest)
-    row, template = _row(tasks, latent, groups, ids_N.itemsize, scores_filled_N.itemsize)
+    row, blank = _row(template, groups, ids_N.itemsize, scores_filled_N.itemsize)
     rows_NW = np.empty((len(ids), row.itemsize), dtype=np.uint8)
-    rows_NW[:] = template
+    rows_NW[:] = blank
     rows_N = rows_NW.view(row)[:, 0]
     rows_N["id"], rows_N["score"] = ids_N, scores_filled_N
     digits_CNG = _digits(columns_CN, max(groups))
@@ -108,45 +106,18 @@ def _digits(values_CN: NDArray[np.float64], groups: int) -> NDArray[np.uint32]:
 
 @lru_cache(maxsize=256)
 def _row(
-    tasks: tuple[str, ...], latent: bool, groups: tuple[int, ...], id_bytes: int, score_bytes: int
+    template: bytes, groups: tuple[int, ...], id_bytes: int, score_bytes: int
 ) -> tuple[np.dtype[np.void], NDArray[np.uint8]]:
     """Return where a row's values stand, by the names id, score and the columns' numbers, and a row without them."""
-    text = bytearray()
-    places: dict[str, tuple[np.dtype[np.void], int]] = {}
-
-    def place(name: str, size: int) -> None:
-        places[name] = np.dtype(f"V{size}"), len(text)
-        text.extend(b" " * size)
-
-    def number(name: str) -> None:
-        text.extend(f'"{name}":0.'.encode())
-        column = len(places) - 2
-        place(f"{column}", 4 * groups[column])
-
-    def by_task(name: str) -> None:
-        text.extend(f',"{name}":'.encode())
-        for at, task in enumerate(tasks):
-            text.extend(b"," if at else b"{")
-            number(task)
-        text.extend(b"}")
-
-    text.extend(b'{"id":')
-    place("id", id_bytes)
-    text.extend(b',"score":')
-    place("score", score_bytes)
-    if latent:
-        text.extend(b",")
-        number("p_up")
-        by_task("p_joint")
-    by_task("p")
-    text.extend(b"},")
-    names, values = list(places), list(places.values())
-    row = np.dtype(
-        {
-            "names": names,
-            "formats": [kind for kind, _ in values],
-            "offsets": [offset for _, offset in values],
-            "itemsize": len(text),
-        }
-    )
+    before, *between = template.replace(b'"%b"', b"%b", 1).split(b"%b")  # ids bring their quotes
+    text, offsets = bytearray(before), []
+    widths = (id_bytes, score_bytes, *(4 * kept for kept in groups))
+    for at, (width, after) in enumerate(zip(widths, between, strict=True)):
+        text += b"0." if at >= 2 else b""
+        offsets.append(len(text))
+        text += b" " * width + after
+    text += b","
+    names = ["id", "score", *(f"{column}" for column in range(len(groups)))]
+    formats = [f"V{width}" for width in widths]
+    row = np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": len(text)})
     return row, np.frombuffer(bytes(text), np.uint8)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from service.wire import wide_rows as module
+from service.wire.answer import _template
 
 f32 = np.float32
 
@@ -18,7 +19,7 @@ f32 = np.float32
 def wide_rows(ids, scores, columns_NC, tasks, *, latent, order_K=None):
     order_K = np.arange(len(ids)) if order_K is None else order_K
     columns_CN = np.ascontiguousarray(columns_NC.T, dtype=np.float64)
-    return module.wide_rows(ids, np.array(scores, float), columns_CN, tasks, latent=latent, order_K=order_K)
+    return module.wide_rows(ids, np.array(scores, float), columns_CN, _template(tasks, True, latent), order_K)
 
 
 powers = f32([2.0**-power for power in range(1, 28)])
