@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from bundle.files import write_file
+from bundle.memory import keep_freed_memory
 from training.batches import Batch, ShuffledBatches, gather
 from training.config import TrainingConfig
 from training.dataset import Prepared, Split
@@ -51,6 +52,8 @@ STATE_INTERVAL_S = 30.0
 SAMPLE_ROWS = 20_000
 STEPS_SHOWN = 10
 """Steps of which TensorBoard shows the mean loss."""
+KEPT_BYTES = 1 << 30
+"""Freed memory that a training process keeps at most for its next step."""
 ALONE = Ranks()
 Report = Callable[[str], None]
 
@@ -136,6 +139,7 @@ class Trainer:
 
     def fit(self) -> dict[str, Any]:
         """Train to the end and return the run's result; may be called on a run killed at any point."""
+        keep_freed_memory(KEPT_BYTES)
         if self.ranks.is_first:
             self._board = SummaryWriter(str(self.run.folder / "tensorboard"), purge_step=self.progress.step)
         try:
