@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from bundle.features import MISSING_CODE, FeatureSchema
 from bundle.manifest import ITEM_CODES, ITEM_VALUES, MODEL_FILE, REQUEST_CODES, REQUEST_VALUES, Tensor
 from bundle.read import input_tensors, output_tensors
-from model_export.head_graph import write_independent_head, write_latent_head
+from model_export.head_graph import write_independent_head, write_latent_head, write_task_logits
 from model_export.onnx_writer import GraphWriter, WeightsFile
-from model_export.wiring import Weights, array, first_experts, first_gates, latent_network
+from model_export.wiring import WIDE, Weights, array, as_one_layer, first_experts, first_linears, latent_network
 from training.models.backbones import MMOE, PLE, Gates, PLELevel, SeparateBottoms, SharedBottom
 from training.models.heads import IndependentHead
 from training.models.layers import BatchedMLP, Block, PartLayout
@@ -113,8 +113,8 @@ class ServingGraph:
         return self._layers_of_backbone() | ({} if latent is None else _first_layers("latent", latent))
 
     def _layers_of_backbone(self) -> dict[str, Layer]:
-        gates = {name: _side_by_side(gates) for name, gates in first_gates(self.network).items()}
-        return _first_layers("expert", first_experts(self.network)) | gates
+        linears = {name: as_one_layer(linear) for name, linear in first_linears(self.network).items()}
+        return _first_layers("expert", first_experts(self.network)) | linears
 
     def _open_layers_on_x(self, x_request: str | None) -> None:
         """Compute the request's share of every layer that reads x, all in one product."""
@@ -239,21 +239,18 @@ class ServingGraph:
     def _head(self, representations: Sequence[str]) -> dict[str, str]:
         head = self.network.head
         towers = self.writer.concat(self._mlp(head.towers, representations))
+        logits = write_task_logits(self.writer, head, towers)
+        if self.network.wide is not None:
+            logits = self.writer.op("Add", logits, self._on_x(WIDE))
         if isinstance(head, IndependentHead):
-            return write_independent_head(self.writer, head, towers)
+            return write_independent_head(self.writer, head, logits)
         latent = self._as_float(self._experts_on_x("latent", head.latent)[0])
-        return write_latent_head(self.writer, head, towers, latent)
+        return write_latent_head(self.writer, head, logits, latent)
 
 
 def _first_layers(name: str, mlp: BatchedMLP) -> dict[str, Layer]:
     weight, bias = array(mlp.weights[0]), array(mlp.biases[0])
     return {f"{name} {e}": (weight[e], bias[e, 0]) for e in range(len(weight))}
-
-
-def _side_by_side(gates: Gates) -> Layer:
-    """Return all gates as one layer [K, M·E]."""
-    weight = array(gates.weight)
-    return weight.transpose(1, 0, 2).reshape(weight.shape[1], -1), array(gates.bias).reshape(-1)
 
 
 def _places_of_experts(level: PLELevel) -> Weights:

@@ -1,4 +1,4 @@
-"""The head of a serving graph: towers' outputs → P(task), and with the latent state P(task, UP) and P(UP).
+"""The head of a serving graph: towers' outputs → logits → P(task), and with the latent state P(task, UP) and P(UP).
 
 Tasks within others are chains of products, P(child) = P(parent)·P(child|parent), in both states where there are
 two; a probability is asked for here, so nothing stays in logs. Rows may be 1, not N, where towers see the
@@ -12,29 +12,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_export.onnx_writer import GraphWriter
-from model_export.wiring import Weights, array
+from model_export.wiring import array
 from training.models.heads import IndependentHead, LatentHead
 from training.models.structure import NO_PARENT, TaskStructure, unrelated
 
 
-def write_independent_head(w: GraphWriter, head: IndependentHead, towers: str) -> dict[str, str]:
-    """Return the edge of P(task) [N, T] from the towers side by side [N, T·W]."""
-    p = w.op("Sigmoid", _task_logits(w, towers, array(head.weight), array(head.bias)[:, None]))
+def write_independent_head(w: GraphWriter, head: IndependentHead, logits: str) -> dict[str, str]:
+    """Return the edge of P(task) [N, T] from the tasks' logits [N, T]."""
+    p = w.op("Sigmoid", logits)
     return {"p": _chained(w, p, head.structure or unrelated(len(head.bias)))}
 
 
-def write_latent_head(w: GraphWriter, head: LatentHead, towers: str, latent: str) -> dict[str, str]:
+def write_latent_head(w: GraphWriter, head: LatentHead, logits: str, latent: str) -> dict[str, str]:
     """Return the edges of P(task), P(task, UP) [N, T] and P(UP) [N].
 
-    `towers` are side by side [N or 1, T·W]; `latent` is the last layer of the latent network [N, H].
+    `logits` are all f, then all g [N or 1, 2·T]; `latent` is the last layer of the latent network [N, H].
     """
     tasks = len(head.alpha)
     structure = head.structure or unrelated(tasks)
-    bias = np.stack([array(head.bias_f), array(head.bias_g)], axis=1)
-    a, b = w.split(w.op("Sigmoid", _task_logits(w, towers, array(head.weight), bias)), [tasks] * 2)
+    a, b = w.split(w.op("Sigmoid", logits), [tasks] * 2)
     bounds_a, bounds_b = (array(bounds) for bounds in structure.bounds(head.alpha))
     if any(structure.mirrored):
         a = w.op("Mul", a, w.constant(bounds_a))
@@ -47,14 +45,16 @@ def write_latent_head(w: GraphWriter, head: LatentHead, towers: str, latent: str
     return {"p": marginal, "p_joint": joint, "p_up": w.reshape(u, [-1])}
 
 
-def _task_logits(w: GraphWriter, towers: str, weight_TWL: Weights, bias_TL: NDArray[np.float32]) -> str:
-    """Return the tasks' logits [N, L·T] from the towers side by side, as one block-diagonal product."""
+def write_task_logits(w: GraphWriter, head: IndependentHead | LatentHead, towers: str) -> str:
+    """Return the tasks' logits [N, L·T] from the towers side by side [N, T·W], as one block-diagonal product."""
+    biases = [head.bias_f, head.bias_g] if isinstance(head, LatentHead) else [head.bias]
+    weight_TWL = array(head.weight)
     tasks, width, logits = weight_TWL.shape
     blocks = np.zeros((tasks, width, logits, tasks), dtype=np.float32)
     for t in range(tasks):
         blocks[t, :, :, t] = weight_TWL[t]
     weight = w.constant(blocks.reshape(tasks * width, logits * tasks))
-    return w.op("Gemm", towers, weight, w.constant(bias_TL.T.reshape(-1)))
+    return w.op("Gemm", towers, weight, w.constant(np.concatenate([array(bias) for bias in biases])))
 
 
 def _chained(w: GraphWriter, given_parents: str, structure: TaskStructure) -> str:

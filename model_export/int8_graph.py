@@ -24,7 +24,7 @@ from model_export.graph import ServingGraph
 from model_export.item_columns import ITEM_ZERO_POINT, WEIGHT_STEPS, ItemRows, item_rows
 from model_export.onnx_writer import GraphWriter
 from model_export.quantise import REQUEST_STEPS, IntegerLayer, Quantised, RequestHalf
-from model_export.wiring import array, backbone_reads_items, first_experts, gates_on_items, latent_network
+from model_export.wiring import array, backbone_reads_items, first_experts, latent_network, linears_on_items
 from training.models.layers import BatchedMLP, Block, PartLayout
 
 WIDE_INPUT = 256
@@ -45,7 +45,7 @@ class Int8Graph(ServingGraph):
         self.item_tables: dict[str, str] = {}
         self.item_offsets: dict[tuple[int, int], int] = {}
         self.list_tables: dict[tuple[int, int], str] = {}
-        self.gate_layers: dict[str, IntegerLayer] = {}
+        self.linear_layers: dict[str, IntegerLayer] = {}
         self.in_bytes: set[str] = set()
         self.later_biases: dict[tuple[int, int], str] = {}
 
@@ -124,7 +124,7 @@ class Int8Graph(ServingGraph):
         return {f"{name} {e}": half for e, half in enumerate(halves)}
 
     def _open_layers_on_x(self, x_request: str | None) -> None:
-        """Compute the request's share once: of the chains as int32 bias, of the gates as float32.
+        """Compute the request's share once: of the chains as int32 bias, of gates and the wide layer as float32.
 
         Biases of wide later layers, constants though they are, come out of the same node: for a constant bias ONNX
         Runtime takes a convolution kernel of its own, without AMX; from 256 inputs on its product is faster.
@@ -148,12 +148,12 @@ class Int8Graph(ServingGraph):
         pieces = w.split(whole, sizes, axis=0)
         self.shares_of_request |= dict(zip(halves, pieces, strict=False))
         self.later_biases = dict(zip(later, pieces[len(halves) :], strict=True))
-        for name, gates in gates_on_items(self.network).items():
-            layer = self.quantised.layers[gates][0]
-            (half,) = self._request_halves(name, gates).values()
+        for name, linear in linears_on_items(self.network).items():
+            layer = self.quantised.layers[linear][0]
+            (half,) = self._request_halves(name, linear).values()
             in_logits = half.in_units(layer.scale_EH[0])
             self.shares_of_request[name] = w.reshape(self._share_in_bytes(x_request, [in_logits]), [-1])
-            self.gate_layers[name] = layer
+            self.linear_layers[name] = layer
 
     def _share_in_bytes(self, x_request: str | None, halves: Sequence[RequestHalf]) -> str:
         """Return x_request · W + b [1, ΣH] of layers side by side.
@@ -188,10 +188,10 @@ class Int8Graph(ServingGraph):
         self.shares_of_request = dict(zip(layers, pieces, strict=True))
 
     def _on_x(self, name: str) -> str:
-        """Return gate logits x·W + b [N, M·E] in float32 from bytes."""
-        if name not in self.gate_layers:
+        """Return logits x·W + b [N, M·E] of a layer without ReLU in float32 from bytes."""
+        if name not in self.linear_layers:
             return super()._on_x(name)
-        w, layer = self.writer, self.gate_layers[name]
+        w, layer = self.writer, self.linear_layers[name]
         weight, scale = w.constant(layer.weight_EKH[0]), w.constant(layer.scale_EH[0])
         none = w.constant(np.zeros(layer.scale_EH.shape[1], dtype=np.int8))
         share = self.shares_of_request[name]

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from model_export.quantise import ACTIVATION_STEPS, REQUEST_STEPS, IntegerLayer, Quantised
+from training.models.backbones import Gates
+from training.models.heads import Wide
 from training.models.network import Network
 
 
@@ -27,7 +29,7 @@ def reference_network(quantised: Quantised) -> Network:
             continue
         parent, _, attribute = name.rpartition(".")
         layers = quantised.layers[module]
-        replacement = _Gates if name.endswith("gate") or name.endswith("gates") else _Networks
+        replacement = _Gates if isinstance(module, Gates) else _Wide if isinstance(module, Wide) else _Networks
         setattr(network.get_submodule(parent), attribute, replacement(layers, quantised, request_width, module))
     return network.eval()
 
@@ -79,16 +81,28 @@ class _Networks(_OnX):
         return y.float()
 
 
-class _Gates(_OnX):
+class _Linear(_OnX):
     def __init__(self, layers: tuple[IntegerLayer, ...], quantised: Quantised, width: int, module: nn.Module) -> None:
         super().__init__(layers, quantised, width)
         self.shape = module.get_parameter("weight").shape  # [M, K, E]
 
+    def logits(self, x: Tensor) -> Tensor:
+        """Return [M, B, E]."""
+        item, share = self.accumulated(x)
+        logits_BG: Tensor = (item + share)[0] * torch.from_numpy(self.layers[0].scale_EH[0]).double()
+        return logits_BG.float().view(-1, self.shape[0], self.shape[2]).transpose(0, 1)
+
+
+class _Gates(_Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Return softmax weights [M, B, E]."""
-        item, share = self.accumulated(x)
-        logits = (item + share)[0] * torch.from_numpy(self.layers[0].scale_EH[0]).double()
-        return torch.softmax(logits.float().unflatten(1, (self.shape[0], self.shape[2])), dim=2).transpose(0, 1)
+        return torch.softmax(self.logits(x), dim=2)
+
+
+class _Wide(_Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits [L, B, T]."""
+        return self.logits(x)
 
 
 def _rescaled(accumulated: Tensor, layer: IntegerLayer) -> Tensor:

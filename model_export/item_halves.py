@@ -1,6 +1,7 @@
 """The item halves of an int8 graph's first layers: which there are, and in what steps they become bytes.
 
-Legend: E networks, H hidden width, G gate logits, K all halves side by side: hidden channels, then gates.
+Legend: E networks, H hidden width, G logits of layers without ReLU (gates, the wide layer), K all halves
+side by side: hidden channels, then logits.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from model_export.quantise import IntegerLayer, Quantised
-from model_export.wiring import backbone_reads_items, first_experts, gates_on_items, latent_network
+from model_export.wiring import backbone_reads_items, first_experts, latent_network, linears_on_items
 from training.models.layers import BatchedMLP
 
 Floats = NDArray[np.float32]
@@ -48,7 +49,7 @@ def hidden_widths(quantised: Quantised) -> dict[str, int]:
     }
 
 
-def gate_widths(quantised: Quantised) -> dict[str, int]:
-    """Return how many logits each gate that reads x has, all its mixtures together, by name."""
-    gates = gates_on_items(quantised.network).items()
-    return {name: first_layer(quantised, module).scale_EH.shape[1] for name, module in gates}
+def linear_widths(quantised: Quantised) -> dict[str, int]:
+    """Return how many logits each layer without ReLU that reads x has, all side by side, by name."""
+    linears = linears_on_items(quantised.network).items()
+    return {name: first_layer(quantised, module).scale_EH.shape[1] for name, module in linears}

@@ -1,6 +1,6 @@
 """Ranking the rows of an int8 bundle's items: `item_int8` says what is in a row, and why a maximum is a first layer.
 
-Legend: N candidates, E networks, H and H2 widths of first and second layers, G gate logits.
+Legend: N candidates, E networks, H and H2 widths of first and second layers, G logits.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import numpy as np
 
 from bundle.manifest import ITEM_ROWS, Tensor
 from model_export.int8_graph import WIDE_INPUT, Int8Graph
-from model_export.item_halves import Floats, HalfSteps, gate_widths, hidden_widths, networks_on_x
+from model_export.item_halves import Floats, HalfSteps, hidden_widths, linear_widths, networks_on_x
 from model_export.quantise import IntegerLayer, Quantised, RequestHalf, integer_layer
-from model_export.wiring import array, backbone_reads_items, gates_on_items
+from model_export.wiring import array, backbone_reads_items, linears_on_items
 from training.models.layers import BatchedMLP, PartLayout
 
 _INT32, _FLOAT = 6, 1
@@ -33,9 +33,9 @@ class RankLayer1Int8(RankPackedInt8):
     def __init__(self, quantised: Quantised, inputs: Sequence[Tensor], steps: HalfSteps) -> None:
         """Take a quantised network, the request's graph inputs, and the steps of the rows."""
         super().__init__(quantised, inputs)
-        self.hidden, self.gates = hidden_widths(quantised), gate_widths(quantised)
-        ends = np.cumsum([*self.hidden.values(), *self.gates.values()])[:-1]
-        names = [*self.hidden, *self.gates]
+        self.hidden, self.linears = hidden_widths(quantised), linear_widths(quantised)
+        ends = np.cumsum([*self.hidden.values(), *self.linears.values()])[:-1]
+        names = [*self.hidden, *self.linears]
         self.least = dict(zip(names, np.split(steps.least_K, ends), strict=True))
         self.step = dict(zip(names, np.split(steps.step_K, ends), strict=True))
         self.rows: dict[str, str] = {}  # [1, N, 1, H] each
@@ -44,26 +44,26 @@ class RankLayer1Int8(RankPackedInt8):
         self.second_layers: dict[BatchedMLP, IntegerLayer] = {}
 
     def _open_layers_on_x(self, x_request: str | None) -> None:
-        """Compute the request's thresholds, the second layers' biases that come of them, and the gates' logits."""
+        """Compute the request's thresholds, the second layers' biases that come of them, and the logits."""
         w = self.writer
         if not backbone_reads_items(self.network):
             self._open_backbone_on_request(x_request)
-        logits = sum(self.gates.values())
+        logits = sum(self.linears.values())
         sizes = [*self.hidden.values(), *([2 * logits] if logits else [])]
         pieces = w.split(self._image(ITEM_ROWS, sum(sizes)), sizes, axis=3)
         self.rows = dict(zip(self.hidden, pieces, strict=False))
         thresholds = [self._threshold(name, half) for name, half in self.halves_of_request().items()]
-        gate_shares = [self._gate_share(name) for name in self.gates]
-        share = self._share_in_bytes(x_request, thresholds + gate_shares)
+        linear_shares = [self._linear_share(name) for name in self.linears]
+        share = self._share_in_bytes(x_request, thresholds + linear_shares)
         hidden = sum(self.hidden.values())
-        threshold, *share_of_gates = w.split(share, [hidden, *([logits] if logits else [])])
+        threshold, *share_of_logits = w.split(share, [hidden, *([logits] if logits else [])])
         above = w.op("QuantizeLinear", threshold, self.one, self.zero)
         below = w.op("QuantizeLinear", w.op("Neg", threshold), self.one, self.zero)
         each = [w.split(edge, list(self.hidden.values())) for edge in (above, below)]
         self.at_least = dict(zip(self.hidden, zip(*each, strict=True), strict=True))
         self._open_later_biases()
         if logits:
-            self._open_gates(w.reshape(pieces[-1], [-1, 2 * logits]), share_of_gates[0])
+            self._open_linears(w.reshape(pieces[-1], [-1, 2 * logits]), share_of_logits[0])
 
     def _threshold(self, name: str, half: RequestHalf) -> RequestHalf:
         """Return t = (−b − least) / step as a half of its own: b is the share in activation units."""
@@ -75,19 +75,19 @@ class RankLayer1Int8(RankPackedInt8):
         scale_EH = self.quantised.layers[networks_on_x(self.quantised)[group]][0].scale_EH
         return np.asarray(scale_EH[int(e)])
 
-    def _gate_share(self, name: str) -> RequestHalf:
-        """Return the request's share of gate logits, and the least item halves."""
-        (half,) = self._request_halves(name, gates_on_items(self.network)[name]).values()
-        scale = self.quantised.layers[gates_on_items(self.network)[name]][0].scale_EH[0]
+    def _linear_share(self, name: str) -> RequestHalf:
+        """Return the request's share of a layer's logits, and the least item halves."""
+        (half,) = self._request_halves(name, linears_on_items(self.network)[name]).values()
+        scale = self.quantised.layers[linears_on_items(self.network)[name]][0].scale_EH[0]
         return half.in_units(scale).plus(self.least[name])
 
-    def _open_gates(self, rows: str, share: str) -> None:
-        """Compute the logits of all gates: each from two bytes, high and low, and the request's share."""
+    def _open_linears(self, rows: str, share: str) -> None:
+        """Compute all logits: each from two bytes, high and low, and the request's share."""
         w = self.writer
-        step = np.concatenate([self.step[name] for name in self.gates])
+        step = np.concatenate([self.step[name] for name in self.linears])
         weight = np.concatenate([np.diag(256 * step), np.diag(step)])
         logits = w.op("Gemm", w.op("Cast", rows, to=_FLOAT), w.constant(weight.astype(np.float32)), share)
-        self.logits = dict(zip(self.gates, w.split(logits, list(self.gates.values())), strict=True))
+        self.logits = dict(zip(self.linears, w.split(logits, list(self.linears.values())), strict=True))
 
     def _open_later_biases(self) -> None:
         """Compute the biases that come at run time: of second layers, and of wide layers after them."""
@@ -135,7 +135,7 @@ class RankLayer1Int8(RankPackedInt8):
         return w.reshape(w.op("Add", w.op("Sub", bias, above), below), [-1])
 
     def _on_x(self, name: str) -> str:
-        """Return gate logits [N, G]."""
+        """Return the logits [N, G] of a layer without ReLU."""
         return self.logits[name] if name in self.logits else super()._on_x(name)
 
     def _experts_on_x(self, name: str, mlp: BatchedMLP) -> list[str]:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model_export.item_columns import WEIGHT_STEPS, ItemColumns, item_columns
-from model_export.wiring import gates_on_items, networks_on_items, outputs_are_mixed, readers
+from model_export.wiring import as_one_layer, linears_on_items, networks_on_items, outputs_are_mixed, readers
 from training.models.layers import BatchedMLP
 from training.models.network import Network
 
@@ -87,7 +87,8 @@ class Quantised:
     Attributes:
         network: function-preserving copy whose hidden activations span 0…255; what stays in float32 reads it.
         items: how the item part of x becomes bytes.
-        layers: integer layers of each expert and latent network that sees items, and of the gates that read x.
+        layers: integer layers of each expert and latent network that sees items, and of gates and the wide layer if
+            they do.
         request_reach: the largest number of the request part of x that is told from larger ones.
         means: mean input of each layer [E, K] over the calibration rows, of one that reads x in item steps.
     """
@@ -118,10 +119,10 @@ def quantise(network: Network, codes: Tensor, values: Tensor) -> Quantised:
             on_x = reads_x and index == 0
             made.append(_on_x(weight, bias, mean, items, request_width) if on_x else integer_layer(weight, bias, mean))
         layers[mlp] = tuple(made)
-    for gates in gates_on_items(level).values():
-        weight, bias = _arrays([gates.weight, gates.bias])
-        wide, mean = weight.transpose(1, 0, 2).reshape(1, weight.shape[1], -1), means[networks_on_items(level)[0][0]][0]
-        layers[gates] = (_on_x(wide, bias.reshape(1, -1), mean[:1], items, request_width),)
+    for linear in linears_on_items(level).values():
+        weight_KH, bias_H = as_one_layer(linear)
+        mean = means[networks_on_items(level)[0][0]][0]
+        layers[linear] = (_on_x(weight_KH[None], bias_H[None], mean[:1], items, request_width),)
     return Quantised(level, items, layers, means, _request_reach(network, values))
 
 

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from model_export.errors import PrecisionRefused
 from training.models.backbones import MMOE, PLE, Gates, PLELevel, SeparateBottoms, SharedBottom
-from training.models.heads import IndependentHead, LatentHead
+from training.models.heads import IndependentHead, LatentHead, Wide
 from training.models.layers import BatchedMLP
 from training.models.network import Network
 
 Weights = NDArray[np.float32]
+Linear = Gates | Wide
+WIDE = "wide"
 
 
 def array(tensor: Tensor) -> Weights:
@@ -35,25 +37,33 @@ def first_experts(network: Network) -> BatchedMLP:
     return level.experts
 
 
-def first_gates(network: Network) -> dict[str, Gates]:
-    """Return the gates that read the backbone's input, by name."""
+def first_linears(network: Network) -> dict[str, Linear]:
+    """Return the layers without ReLU that read the backbone's input, by name: gates, and the wide layer."""
     backbone = network.backbone
+    wide: dict[str, Linear] = {} if network.wide is None else {WIDE: network.wide}
     if isinstance(backbone, SharedBottom | SeparateBottoms):
-        return {}
+        return wide
     first = backbone.levels[0] if isinstance(backbone, PLE) else backbone
     assert isinstance(first, MMOE | PLELevel)
     shared = first.shared_gate if isinstance(first, PLELevel) else None
-    return {"gates": first.gates} | ({} if shared is None else {"shared gate": shared})
+    return {"gates": first.gates} | ({} if shared is None else {"shared gate": shared}) | wide
+
+
+def as_one_layer(linear: Linear) -> tuple[Weights, Weights]:
+    """Return the weight [K, M·E] and bias [M·E] of M gates over E experts, or the wide layer's M logits of E tasks."""
+    weight = array(linear.weight)
+    bias = array(linear.bias).reshape(-1) if isinstance(linear, Gates) else np.zeros(weight.shape[0] * weight.shape[2])
+    return weight.transpose(1, 0, 2).reshape(weight.shape[1], -1), bias.astype(np.float32)
 
 
 def backbone_reads_items(network: Network) -> bool:
-    """Return whether experts and gates see the items; habit towers see the request only."""
+    """Return whether experts, gates and the wide layer see the items; habit towers see the request only."""
     return not network.config.habit_towers
 
 
-def gates_on_items(network: Network) -> dict[str, Gates]:
-    """Return the gates that read the items themselves, by name."""
-    return first_gates(network) if backbone_reads_items(network) else {}
+def linears_on_items(network: Network) -> dict[str, Linear]:
+    """Return the layers without ReLU that read the items themselves, by name."""
+    return first_linears(network) if backbone_reads_items(network) else {}
 
 
 def networks_on_items(network: Network) -> list[tuple[BatchedMLP, bool]]:

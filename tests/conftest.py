@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: several processes share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REQUIRE_REAL = os.environ.get("DLEN_REQUIRE_REAL") == "1"
 
 

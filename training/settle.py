@@ -21,7 +21,7 @@ from torch import Tensor
 from training.batches import gather
 from training.dataset import Split
 from training.losses import joint
-from training.models.heads import LatentHead, LatentLogits
+from training.models.heads import LatentHead, LatentLogits, Wide
 from training.models.network import Network
 from training.predict import ROWS_AT_ONCE
 from training.run import MODEL_FILE, Run
@@ -97,7 +97,7 @@ def settle(network: Network, rows: Split, tasks: list[int]) -> Settled:
     search.step(loss)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         after = float(_joint(pieces, moved))
-        _fold(head, moved[0].exp().float(), moved[1].float())
+        _fold(head, network.wide, moved[0].exp().float(), moved[1].float())
     return Settled(before, after, tuple(moved[0].exp().tolist()), tuple(moved[1].tolist()))
 
 
@@ -139,12 +139,14 @@ def _joint(pieces: Sequence[Piece], moved: Tensor) -> Tensor:
     return total / rows
 
 
-def _fold(head: LatentHead, scales: Tensor, offsets: Tensor) -> None:
-    """Let the head's last layer give scaled and shifted logits."""
+def _fold(head: LatentHead, wide: Wide | None, scales: Tensor, offsets: Tensor) -> None:
+    """Let the head's last layer, and the wide one, give scaled and shifted logits."""
     tasks = (len(scales) - 1) // 2
     of_f, of_g = slice(1, 1 + tasks), slice(1 + tasks, None)
     head.latent_weight.mul_(scales[0])
     head.latent_bias.mul_(scales[0]).add_(offsets[0])
     head.weight.mul_(torch.stack([scales[of_f], scales[of_g]], dim=1)[:, None])  # [T, H, (f, g)]
+    if wide is not None:
+        wide.weight.mul_(torch.stack([scales[of_f], scales[of_g]])[:, None])  # [(f, g), K, T]
     head.bias_f.mul_(scales[of_f]).add_(offsets[of_f])
     head.bias_g.mul_(scales[of_g]).add_(offsets[of_g])

@@ -34,12 +34,13 @@ _TABLES = "inputs.tables."
 _NOT_LEARNED = ("inputs.offsets", "head.alpha")
 _READS_INPUT = re.compile(
     r"backbone\.(levels\.0\.)?(experts\.weights\.0|gates\.weight|shared_gate\.weight|bottoms?\.weights\.0)"
-    r"|head\.(latent|dwell\.tower)\.weights\.0"
+    r"|head\.(latent|dwell\.tower)\.weights\.0|wide\.weight"
 )
 _PER_TASK = re.compile(
     r"head\.(towers\..*|weight|bias(_[fg])?)|backbone\.(levels\.\d+\.)?gates\..*|backbone\.bottoms\..*"
 )
 _PER_EXPERT = re.compile(r"backbone\.levels\.\d+\.experts\..*")
+_TO_TASKS = re.compile(r"wide\.weight")
 _TO_EXPERTS = re.compile(r"backbone\.levels\.\d+\.shared_gate\..*")
 _NAMES_SHOWN = 5
 
@@ -162,6 +163,8 @@ def _carry_layers(network: Network, old: Run, run: Run, columns: Pairs, carried:
             axes[0] = same_tasks
         if _PER_EXPERT.fullmatch(name):
             axes[0] = experts
+        if _TO_TASKS.fullmatch(name):
+            axes[2] = same_tasks
         if _TO_EXPERTS.fullmatch(name):
             axes[2] = experts
         if _READS_INPUT.fullmatch(name):

@@ -42,12 +42,13 @@ def draw_schema(draw) -> FeatureSchema:
 
 @dataclass(frozen=True)
 class Relations:
-    """How the tasks of a network relate: chains, mirrored complaints, towers that see the request only."""
+    """How the tasks of a network relate: chains, mirrored complaints, habit towers, a wide layer."""
 
     tasks: int
     within: dict[str, str] = field(default_factory=dict)
     negative: tuple[int, ...] = ()
     habits: bool = False
+    wide: bool = False
 
 
 @st.composite
@@ -60,7 +61,7 @@ def draw_relations(draw, name: str, schema: FeatureSchema) -> Relations:
     related = {*within, *within.values()}
     negative = tuple(t for t in range(tasks) if f"t{t}" not in related and draw(st.booleans()))
     habits = name.startswith("dlen-") and bool(schema.request_part) and draw(st.booleans())
-    return Relations(tasks, within, negative, habits)
+    return Relations(tasks, within, negative, habits, wide=draw(st.booleans()))
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +105,8 @@ def make_network():
         torch.manual_seed(seed)
         relations = Relations(relations) if isinstance(relations, int) else relations
         tasks = relations.tasks
-        sizes = {"within": relations.within, "mirror_negative": True, "habit_towers": relations.habits} | sizes
+        related = {"within": relations.within, "mirror_negative": True, "habit_towers": relations.habits}
+        sizes = related | {"wide": relations.wide} | sizes
         small = {"expert_hidden": (7, 5), "tower_hidden": (4,), "latent_hidden": (6, 3)} | sizes
         config = ModelConfig(
             name=name, experts=3, shared_experts=2, task_experts=2, levels=levels, embedding_std=1.0, **small
@@ -114,7 +116,7 @@ def make_network():
         network = Network(config, schema, tasks, task_structure(config, names, kinds))
         initialise(network, np.linspace(0.3, 0.01, tasks), names)
         for parameter, tensor in network.named_parameters():
-            if ".biases." in parameter or parameter.endswith("gates.bias"):
+            if ".biases." in parameter or parameter.endswith("gates.bias") or parameter == "wide.weight":
                 torch.nn.init.normal_(tensor, std=0.3)
         return network.eval()
 

@@ -58,6 +58,26 @@ def test_input_layer_is_a_loop_over_features():
         np.testing.assert_allclose(found[row], np.concatenate(expected), rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_the_wide_layer_starts_at_zero_and_adds_a_sum_over_inputs_to_each_logit(name):
+    made = []
+    for wide in (False, True):
+        torch.manual_seed(3)
+        made.append(Network(small(name, wide=wide), SCHEMA, 3).eval())
+    without, network = made
+    rows = torch.from_numpy(CODES), torch.from_numpy(VALUES)
+    before = without(*rows)
+    assert torch.equal(network(*rows).probabilities().p_BT, before.probabilities().p_BT)
+    torch.nn.init.normal_(network.wide.weight)
+    after, x, weight = network(*rows), network.inputs(*rows).detach().numpy(), network.wide.weight.detach().numpy()
+    logits = ("f_BT", "g_BT") if name.startswith("dlen-") else ("z_BT",)
+    assert len(weight) == len(logits)
+    for number, attribute in enumerate(logits):
+        moved = (getattr(after, attribute) - getattr(before, attribute)).detach().numpy()
+        expected = [[sum(x[b, k] * weight[number, k, t] for k in range(len(x[b]))) for t in range(3)] for b in range(3)]
+        np.testing.assert_allclose(moved, expected, rtol=1e-4, atol=1e-5)
+
+
 def mlp(layers: BatchedMLP, network: int, x: np.ndarray) -> np.ndarray:
     """Return one MLP's output [B, H] in numpy."""
     for weight, bias in zip(layers.weights, layers.biases, strict=True):

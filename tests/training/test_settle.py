@@ -23,9 +23,9 @@ def trainer(folder, prepared, **changes) -> Trainer:
     return trainer_of(folder, read_prepared(prepared), model, SMALL | {"training.epochs": 1} | changes)
 
 
-@pytest.fixture(scope="module")
-def trained(prepared, tmp_path_factory) -> Trainer:
-    made = trainer(tmp_path_factory.mktemp("settle") / "run", prepared)
+@pytest.fixture(scope="module", params=[False, True], ids=["towers", "wide"])
+def trained(request, prepared, tmp_path_factory) -> Trainer:
+    made = trainer(tmp_path_factory.mktemp("settle") / "run", prepared, **{"model.wide": request.param})
     made.fit()
     return made
 

@@ -68,7 +68,7 @@ def earlier(day, tmp_path_factory):
     """Return a finished run of each model on the first day."""
     folder = tmp_path_factory.mktemp("earlier")
     for model in MODEL_NAMES:
-        trainer(folder / model, day, model, **{"model.levels": 2}).fit()
+        trainer(folder / model, day, model, **{"model.levels": 2, "model.wide": model == "dlen-ple"}).fit()
     return folder
 
 
@@ -84,7 +84,8 @@ def probabilities(network, data):
 
 @pytest.mark.parametrize("model", MODEL_NAMES)
 def test_on_the_same_data_a_network_starts_with_the_predictions_of_the_run(day, earlier, tmp_path, model):
-    new = trainer(tmp_path / "run", day, model, earlier / model, **{"model.levels": 2, "training.seed": 7})
+    wide = {"model.wide": model == "dlen-ple"}  # of the tests' fixture, as it was trained
+    new = trainer(tmp_path / "run", day, model, earlier / model, **{"model.levels": 2, "training.seed": 7}, **wide)
     trained = read_run(earlier / model).trained_network()
     assert torch.equal(probabilities(new.network, day), probabilities(trained, day))
     cold = trainer(tmp_path / "cold", day, model, **{"model.levels": 2, "training.seed": 7})
@@ -97,7 +98,8 @@ def test_on_the_same_data_a_network_starts_with_the_predictions_of_the_run(day, 
 def test_the_layers_that_read_the_input_are_those_whose_shape_follows_the_features(day):
     fewer = FeatureSchema(features=day.schema.features[:-1])
     for model in (*MODEL_NAMES, "esmm"):
-        more = {"model.levels": 2} | ({"model.within": {"hate": "click"}} if model == "esmm" else {})
+        within = {"hate": "click"} if model == "esmm" else {}
+        more = {"model.levels": 2, "model.wide": True, "model.within": within}
         config = read_config(None, model, SMALL | more).model
         shapes = [{n: t.shape for n, t in Network(config, s, 2).state_dict().items()} for s in (day.schema, fewer)]
         differ = {name for name in shapes[0] if shapes[0][name] != shapes[1][name]}

@@ -179,7 +179,8 @@ def test_relations_that_cannot_be_are_refused_by_name(within, message):
 
 def test_habit_towers_do_not_see_the_item_and_p_up_does():
     torch.manual_seed(6)
-    network = Network(small("dlen-mmoe", habit_towers=True), SCHEMA, 2).eval()
+    network = Network(small("dlen-mmoe", habit_towers=True, wide=True), SCHEMA, 2).eval()
+    torch.nn.init.normal_(network.wide.weight)
     out = network(torch.tensor([[1, 5], [1, 40], [2, 5]], dtype=torch.int32), torch.zeros(3, 0))
     assert torch.equal(out.f_BT[0], out.f_BT[1]) and torch.equal(out.g_BT[0], out.g_BT[1])
     assert out.h_B[0] != out.h_B[1]

@@ -35,6 +35,8 @@ class ModelConfig(BaseModel):
             P(parent)·P(task|parent) (ESMM, Ma et al., 2018).
         mirror_negative: a negative task that is learned has its bound under UP instead of under ¬UP.
         habit_towers: P(t|UP) and P(t|¬UP) see user and context only, so that what the item does goes through P(UP).
+        wide: a linear layer from the input to every task's logits, beside the towers ("Wide & Deep Learning", Cheng et
+            al., 2016): what a rare task takes from the input need not pass through experts that frequent tasks shape.
         dwell: how long a row was looked at is an emission of the latent state too; needs data with dwell and a joint
             likelihood.
     """
@@ -57,6 +59,7 @@ class ModelConfig(BaseModel):
     within: dict[str, str] = {}
     mirror_negative: bool = False
     habit_towers: bool = False
+    wide: bool = Field(default=False, exclude_if=lambda wide: not wide)
     dwell: bool = False
 
     @model_validator(mode="after")

@@ -109,8 +109,27 @@ def _bounded(x_BT: Tensor, bound_T: Tensor) -> tuple[Tensor, Tensor]:
 Logits = TaskLogits | LatentLogits
 
 
+class Wide(nn.Module):
+    """The wide half of "Wide & Deep Learning" (Cheng et al., 2016): x [B, K] → L logits per task [L, B, T], linearly.
+
+    It starts at zero, so that it changes nothing of how a model starts.
+    """
+
+    def __init__(self, inputs: int, tasks: int, logits: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(logits, inputs, tasks))
+
+    def forward(self, x_BK: Tensor) -> Tensor:
+        """Return [L, B, T], as one product."""
+        logits, inputs, tasks = self.weight.shape
+        side_by_side = last_product(x_BK, self.weight.transpose(0, 1).reshape(inputs, logits * tasks))
+        return side_by_side.view(-1, logits, tasks).transpose(0, 1)
+
+
 class IndependentHead(nn.Module):
     """One logit per task from its tower."""
+
+    LOGITS = 1
 
     def __init__(
         self, config: ModelConfig, inputs: int, representation: int, tasks: int, structure: TaskStructure | None = None
@@ -123,16 +142,18 @@ class IndependentHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(tasks))
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BK: Tensor, representations_TBH: Tensor) -> TaskLogits:
-        """Return the tasks' logits."""
+    def forward(self, x_BK: Tensor, representations_TBH: Tensor, wide_LBT: Tensor | None = None) -> TaskLogits:
+        """Return the tasks' logits, `wide_LBT` added."""
         del x_BK
         towers = self.towers(self.dropout(representations_TBH))
-        return TaskLogits(last_product(towers, self.weight).squeeze(2).T + self.bias, self.structure)
+        z_BT = last_product(towers, self.weight).squeeze(2).T + self.bias
+        return TaskLogits(z_BT if wide_LBT is None else z_BT + wide_LBT[0], self.structure)
 
 
 class LatentHead(nn.Module):
     """The DLEN head: per task two logits from its tower, and P(UP) from a network of its own (Fig. 2)."""
 
+    LOGITS = 2  # f, g
     alpha: Tensor
 
     def __init__(
@@ -151,12 +172,14 @@ class LatentHead(nn.Module):
         self.dwell = DwellTower(config, inputs) if config.dwell else None
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BK: Tensor, representations_TBH: Tensor) -> LatentLogits:
-        """Return the logits of P(t|UP), P(t|¬UP) and P(UP)."""
+    def forward(self, x_BK: Tensor, representations_TBH: Tensor, wide_LBT: Tensor | None = None) -> LatentLogits:
+        """Return the logits of P(t|UP) and P(t|¬UP), `wide_LBT` added, and of P(UP)."""
         towers = self.towers(self.dropout(representations_TBH))
         fg_TB2 = last_product(towers, self.weight)
         latent = self.dropout(self.latent(x_BK)[0])
         h_B = (last_product(latent, self.latent_weight) + self.latent_bias).squeeze(1)
         f_BT, g_BT = fg_TB2[:, :, 0].T + self.bias_f, fg_TB2[:, :, 1].T + self.bias_g
+        if wide_LBT is not None:
+            f_BT, g_BT = f_BT + wide_LBT[0], g_BT + wide_LBT[1]
         dwell = None if self.dwell is None else self.dwell(x_BK)
         return LatentLogits(h_B, f_BT, g_BT, self.alpha, self.structure, dwell)

@@ -151,11 +151,11 @@ def side_by_side(x: Tensor, weight_EKH: Tensor, bias_E1H: Tensor) -> Tensor:
 
 
 def last_product(x: Tensor, weight: Tensor) -> Tensor:
-    """Return x @ weight at the precision of the weight, also where autocast made x narrower.
+    """Return x @ weight at the precision of the weight, also under autocast.
 
     For the products that give logits: rounded to bfloat16 they would have three digits.
     """
-    if x.dtype == weight.dtype:
+    if not torch.is_autocast_enabled(x.device.type):
         return x @ weight
     with torch.autocast(x.device.type, enabled=False):
         return x.to(weight.dtype) @ weight

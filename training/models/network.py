@@ -11,7 +11,7 @@ from bundle.features import FeatureSchema
 from training.errors import ConfigInvalid
 from training.models.backbones import BACKBONES
 from training.models.config import ModelConfig
-from training.models.heads import IndependentHead, LatentHead, Logits
+from training.models.heads import IndependentHead, LatentHead, Logits, Wide
 from training.models.layers import InputLayer
 from training.models.structure import TaskStructure, unrelated
 
@@ -45,9 +45,12 @@ class Network(nn.Module):
         self.backbone: Any = BACKBONES[config.backbone](config, self.backbone_inputs, tasks)
         head = LatentHead if config.has_latent else IndependentHead
         self.head = head(config, self.inputs.width, self.backbone.outputs, tasks, self.structure)
+        self.wide = Wide(self.backbone_inputs, tasks, head.LOGITS) if config.wide else None
 
     def forward(self, codes_BC: Tensor, values_BV: Tensor) -> Logits:
         """Return the logits of a batch of encoded rows."""
         x_BK = self.inputs(codes_BC, values_BV)
-        logits: Logits = self.head(x_BK, self.backbone(x_BK[:, : self.backbone_inputs]))
+        x_backbone = x_BK[:, : self.backbone_inputs]
+        wide_LBT = None if self.wide is None else self.wide(x_backbone)
+        logits: Logits = self.head(x_BK, self.backbone(x_backbone), wide_LBT)
         return logits
