@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,6 +23,7 @@ from service.tracing import Tracing
 _REQUESTS = logging.getLogger(REQUESTS)
 _PROCESS = secrets.token_hex(8)
 _NUMBERS = itertools.count()
+UNMATCHED = "unmatched"
 _METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"})
 
 
@@ -89,8 +91,11 @@ def note_problem(record: Record, error: ServiceError) -> None:
 
 
 def route_of(scope: Scope) -> str:
-    """Return the template of the route that a request took."""
-    return getattr(scope.get("route"), "path", "unmatched")
+    """Return the template of the route that a request took; FastAPI's own pages, which set none, by their path."""
+    route, app = scope.get("route"), scope.get("app")
+    if route is None and isinstance(app, FastAPI) and scope["path"] in (app.docs_url, app.openapi_url):
+        return str(scope["path"])
+    return getattr(route, "path", UNMATCHED)
 
 
 def must_log(record: Record, status: int, share: float) -> bool:

@@ -210,6 +210,15 @@ def test_health_and_docs_answer(running):
     assert [running.get(path).status_code for path in ("/healthz", "/readyz", "/docs")] == [200, 200, 200]
 
 
+@pytest.mark.parametrize("page", ["/docs", "/openapi.json"])
+def test_pages_of_the_document_are_counted_as_themselves(running, page):
+    before = [running.metric("dlen_http_requests_total", route=route) or 0 for route in (page, "unmatched")]
+    running.get(page)
+    running.get(page + "/nowhere")
+    after = [running.metric("dlen_http_requests_total", route=route) for route in (page, "unmatched")]
+    assert after == [before[0] + 1, before[1] + 1]
+
+
 def test_the_openapi_document_describes_what_is_really_answered(running, body):
     document = running.get("/openapi.json").json()
     rank = document["paths"]["/v1/rank"]["post"]
