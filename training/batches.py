@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from training.dataset import Split
 from training.ranks import Ranks
+
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -74,14 +77,20 @@ def gather(
     weight: float = 1.0,
 ) -> Batch:
     """Return the given rows as a batch on a device (default: the CPU)."""
-    labels = np.asarray(split.labels[rows])[:, tasks]
+    labels = _copy(split.labels, rows)[:, tasks]
     tensors = (
-        torch.from_numpy(np.array(split.codes[rows])),
-        torch.from_numpy(np.array(split.values[rows])),
+        torch.from_numpy(_copy(split.codes, rows)),
+        torch.from_numpy(_copy(split.values, rows)),
         torch.from_numpy(labels.astype(np.float32)),
     )
     codes, values, labels_BT = tensors if device is None else (tensor.to(device) for tensor in tensors)
     if split.dwell is None:
         return Batch(codes, values, labels_BT, weight)
-    log_seconds = torch.from_numpy(np.log1p(np.array(split.dwell[rows])))
+    log_seconds = torch.from_numpy(np.log1p(_copy(split.dwell, rows)))
     return Batch(codes, values, labels_BT, weight, log_seconds if device is None else log_seconds.to(device))
+
+
+def _copy(columns: NDArray[Number], rows: NDArray[np.int64] | slice) -> NDArray[Number]:
+    """Return a copy of some rows; `take` needs a fourth of the time of an index of rows."""
+    plain = np.asarray(columns)  # no memmap, whose results are views in a class of their own
+    return np.array(plain[rows]) if isinstance(rows, slice) else plain.take(rows, axis=0)
