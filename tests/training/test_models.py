@@ -78,6 +78,17 @@ def test_the_wide_layer_starts_at_zero_and_adds_a_sum_over_inputs_to_each_logit(
         np.testing.assert_allclose(moved, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_wide_layer_is_as_exact_under_autocast():
+    torch.manual_seed(4)
+    network = Network(small(wide=True), SCHEMA, 3).eval()
+    torch.nn.init.normal_(network.wide.weight)
+    x = torch.randn(20, network.inputs.width)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (x @ x.T).dtype == torch.bfloat16
+        found = network.wide(x)
+    assert torch.equal(found, network.wide(x)) and found.dtype == torch.float32
+
+
 def mlp(layers: BatchedMLP, network: int, x: np.ndarray) -> np.ndarray:
     """Return one MLP's output [B, H] in numpy."""
     for weight, bias in zip(layers.weights, layers.biases, strict=True):
