@@ -133,9 +133,9 @@ class Recorded:
     def __init__(self, array: np.ndarray) -> None:
         self.array, self.read = array, []
 
-    def __getitem__(self, rows):
-        self.read.extend(np.atleast_1d(rows).tolist())
-        return self.array[rows]
+    def take(self, rows, axis):
+        self.read.extend(rows.tolist())
+        return self.array.take(rows, axis)
 
     def __len__(self) -> int:
         return len(self.array)
