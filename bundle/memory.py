@@ -14,8 +14,8 @@ def keep_freed_memory(most_bytes: int) -> bool:
     """Let this process keep up to `most_bytes` of freed memory; return whether its C library can (glibc's can).
 
     By default glibc returns large blocks to the kernel when they are freed, and arrays of some MiB that each request
-    or step makes anew are then page by page faulted in and zeroed again: 6 % of a request of 2,000 candidates,
-    13 % of a training step at the paper's sizes (docs/benchmarks.md).
+    or step makes anew are then page by page faulted in and zeroed again: 6 % of a request of 2,000 candidates, 27 of
+    235 ms of a training step at the paper's sizes (docs/decisions.md).
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
