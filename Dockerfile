@@ -8,6 +8,17 @@ RUN python -m venv /opt/dlen \
  && /opt/dlen/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --no-deps -r /tmp/service.lock \
  && /opt/dlen/bin/pip uninstall --yes --quiet pip
 
+# Two loops are compiled (setup.py). What cannot be built is left out there, so that here it is asked for by name.
+FROM ${PYTHON_IMAGE} AS compiled
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
+COPY requirements/build.lock /tmp/build.lock
+RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes --no-deps -r /tmp/build.lock
+WORKDIR /build
+COPY setup.py /build/setup.py
+COPY bundle /build/bundle
+COPY service /build/service
+RUN python setup.py build_ext --inplace && ls bundle/compiled.*.so service/wire/compiled.*.so
+
 FROM ${PYTHON_IMAGE}
 COPY --from=packages /opt/dlen /opt/dlen
 WORKDIR /app
@@ -15,6 +26,8 @@ COPY cli.py /app/cli.py
 COPY bundle /app/bundle
 COPY fusion /app/fusion
 COPY service /app/service
+COPY --from=compiled /build/bundle/*.so /app/bundle/
+COPY --from=compiled /build/service/wire/*.so /app/service/wire/
 ENV PATH=/opt/dlen/bin:/usr/bin:/bin \
     PYTHONPATH=/app \
     PYTHONDONTWRITEBYTECODE=1 \

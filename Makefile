@@ -21,13 +21,15 @@ help:
 install: $(STAMP)
 
 # torch goes first, by pip and by name, so that the build for this machine is chosen once and kept.
-$(STAMP): requirements/dev.lock requirements/torchrec-cpu.txt pyproject.toml
+$(STAMP): requirements/dev.lock requirements/torchrec-cpu.txt pyproject.toml setup.py bundle/compiled.pyx service/wire/compiled.pyx
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (a few minutes the first time)"
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $$(grep -E '^torch==' requirements/dev.lock)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.lock
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/torchrec-cpu.txt
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@ls bundle/compiled.*.so service/wire/compiled.*.so >/dev/null 2>&1 \
+	  || echo "no C compiler, or no headers of Python: requests will take about a fifth more CPU time (docs/serving.md)"
 	@touch $@
 
 run: install
@@ -59,6 +61,9 @@ lock:
 	sed -i -E 's/^(torch==[0-9.]+)\+[a-z0-9]+/\1/' requirements/dev.lock
 	$(VENV)/bin/pip-compile --quiet --extra service --strip-extras --generate-hashes --no-header --no-emit-options \
 	  --no-emit-find-links --no-emit-index-url --no-emit-trusted-host --output-file requirements/service.lock pyproject.toml
+	$(VENV)/bin/pip-compile --quiet --build-deps-for wheel --only-build-deps --strip-extras --generate-hashes --allow-unsafe \
+	  --no-header --no-emit-options --no-emit-find-links --no-emit-index-url --no-emit-trusted-host \
+	  --output-file requirements/build.lock pyproject.toml
 
 clean:
 	rm -rf .run data/demo runs/demo models/demo

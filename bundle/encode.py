@@ -18,6 +18,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from bundle import loops
 from bundle.columns import Column, ListColumn, lists_from_python, values_from_python
 from bundle.encode_row import RowEncoder
 from bundle.errors import NotFinite, SchemaNotFitted, UnknownFeature, WrongLength, WrongType
@@ -78,6 +79,11 @@ class PartEncoder:
         self._features = {feature.name: feature for feature in features}
         self.lookups = {f.name: _lookup(f) for f in self.code_features}
         self.default_codes = {f.name: self._default_code(f) for f in self.code_features}
+        ends = np.cumsum([feature.columns for feature in self.code_features]).tolist()
+        self._first_columns = tuple(
+            end - feature.columns for end, feature in zip(ends, self.code_features, strict=True)
+        )
+        self._place = {f.name: at for f, at in zip(self.code_features, self._first_columns, strict=True)}
         self._hash_buckets = {
             feature.name: feature.encoding.buckets
             for feature in self.code_features
@@ -105,15 +111,12 @@ class PartEncoder:
         codes_NC = np.empty((rows, self.code_columns), dtype=np.int32)
         values_NV = np.empty((rows, self.value_columns), dtype=np.float32)
         missing: dict[str, int] = {}
-        hashed = self._hash_together(columns, rows)
-        at = 0
-        for feature in self.code_features:
-            end = at + feature.columns
-            out_NC, codes_N = codes_NC[:, at:end], hashed.get(feature.name)
-            lacking = self._fill_codes(feature, columns.get(feature.name), out_NC, codes_N)
+        hashed = self._hash_together(columns, codes_NC)
+        for feature, at in zip(self.code_features, self._first_columns, strict=True):
+            out_NC, known = codes_NC[:, at : at + feature.columns], feature.name in hashed
+            lacking = self._fill_codes(feature, columns.get(feature.name), out_NC, known=known)
             if lacking:
                 missing[feature.name] = lacking
-            at = end
         for index, feature in enumerate(self.value_features):
             lacking = _fill_values(feature, columns.get(feature.name), values_NV[:, 2 * index : 2 * index + 2])
             if lacking:
@@ -152,10 +155,15 @@ class PartEncoder:
                 typed[name] = values_from_python(name, values, value_type_of(feature))
         return typed
 
-    def _hash_together(self, columns: Mapping[str, Column | ListColumn], rows: int) -> dict[str, Codes]:
-        """Return the codes [N] of hashed integers of all features at once: a request is short, and calls cost."""
-        if rows > _ROWS_HASHED_TOGETHER:
-            return {}
+    def _hash_together(self, columns: Mapping[str, Column | ListColumn], codes_NC: Codes) -> frozenset[str]:
+        """Write the codes of all features of hashed integers at once: a request is short, and calls cost.
+
+        Returns:
+            Those features, where the values were what is expected of them.
+        """
+        rows = len(codes_NC)
+        if rows > _ROWS_HASHED_TOGETHER and loops.compiled is None:
+            return frozenset()
         plain = {
             name: column.values
             for name in self._hash_buckets
@@ -164,15 +172,20 @@ class PartEncoder:
             and column.values.dtype.kind in "iu"
         }
         if not plain:
-            return {}
-        values_HN = np.concatenate(list(plain.values()), dtype=np.int64, casting="unsafe").reshape(len(plain), rows)
-        buckets_H1 = np.array([[self._hash_buckets[name]] for name in plain], dtype=np.uint64)
-        return dict(zip(plain, hash_codes(values_HN, buckets_H1), strict=True))
+            return frozenset()
+        buckets, places = [self._hash_buckets[name] for name in plain], [self._place[name] for name in plain]
+        if loops.compiled is not None:
+            values_HN = [np.ascontiguousarray(values, dtype=np.int64) for values in plain.values()]
+            loops.compiled.hash_into(values_HN, buckets, places, codes_NC, FIRST_CODE)
+        else:
+            joined_HN = np.concatenate(list(plain.values()), dtype=np.int64, casting="unsafe").reshape(len(plain), rows)
+            codes_NC[:, places] = hash_codes(joined_HN, np.array(buckets, dtype=np.uint64)[:, None]).T
+        return frozenset(plain)
 
     def _fill_codes(
-        self, feature: Feature, column: Column | ListColumn | None, out: Codes, known_N: Codes | None
+        self, feature: Feature, column: Column | ListColumn | None, out: Codes, *, known: bool = False
     ) -> int:
-        """Write one feature's codes into `out` [N, columns], those known already; return how many rows lack a value."""
+        """Write one feature's codes into `out` [N, columns], unless known; return how many rows lack a value."""
         if column is None:
             out[:] = self.default_codes[feature.name]
             return len(out)
@@ -181,12 +194,10 @@ class PartEncoder:
             return _fill_list(feature, column, lookup, out)
         if isinstance(column, ListColumn):
             raise WrongType(f"feature {feature.name!r}", found="a list", expected=f"one {value_type_of(feature)}")
-        if known_N is None:
+        if not known:
             _check_dtype(feature, column)
-            known_N = lookup(column.values)
-            if column.indices is not None:
-                known_N = known_N[column.indices]
-        out[:, 0] = known_N
+            codes_N = lookup(column.values)
+            out[:, 0] = codes_N if column.indices is None else codes_N[column.indices]
         if column.missing is None:
             return 0
         out[column.missing, 0] = self.default_codes[feature.name]

@@ -84,7 +84,10 @@ class ItemEncoder:
     def _of_request(self, columns: Mapping[str, Column | ListColumn], rows: int) -> ItemInput:
         """Return candidates of whom the table knows nothing that the request does not."""
         encoded = self._encoder.encode(columns, rows)
-        bringing = int(given_features(columns, self._names, rows).any(axis=1).sum()) if columns else 0
+        if any(isinstance(column, Column) and column.missing is None for column in columns.values()):
+            bringing = rows
+        else:
+            bringing = int(given_features(columns, self._names, rows).any(axis=1).sum()) if columns else 0
         sources = _counted(table=0, mixed=0, request=bringing, default=rows - bringing)
         return ItemInput(rows, encoded, None, encoded.missing, sources)
 

@@ -109,6 +109,10 @@ class Metrics:
             "dlen_log_lines_dropped_total", "Log lines that found no room to wait, or nobody who reads.", ("kind",),
             registry=r,
         )  # fmt: skip
+        self.compiled = Gauge(
+            "dlen_compiled_loops", "1 where JSON and hashed features are read and written by compiled loops.",
+            registry=r, multiprocess_mode="min",
+        )  # fmt: skip
         self.spans_lost = Counter("dlen_trace_spans_lost_total", "Spans that the collector did not take.", registry=r)
         for kind in ("exposures", "requests", "other"):
             self.log_dropped.labels(kind)

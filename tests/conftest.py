@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -31,6 +33,26 @@ def real_logs() -> Path:
     if not folder.is_dir():
         skip_or_fail(f"no KuaiRand-Pure logs at {folder} (set DLEN_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def wire_loops():
+    """Return the service's compiled loops."""
+    return _built("service.wire.compiled")
+
+
+@pytest.fixture(scope="session")
+def hash_loops():
+    """Return the contract package's compiled loop."""
+    return _built("bundle.compiled")
+
+
+def _built(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        skip_or_fail(f"{name} is not built (cc and Python's headers, then make install)")
+        raise
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,8 @@ WIDTH = 30
 
 def first_line(path: Path) -> str:
     """Return the first sentence of a module's docstring, up to its first line's end."""
-    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    text = path.read_text()
+    text = text.split('"""')[1] if path.suffix == ".pyx" else ast.get_docstring(ast.parse(text)) or ""
     return text.split("\n", 1)[0].rstrip(".")
 
 
@@ -31,12 +32,12 @@ def tree() -> str:
     lines = []
     for folder in FOLDERS:
         lines.append(f"{folder + '/':<{WIDTH}}{first_line(ROOT / folder / '__init__.py')}")
-        for path in sorted((ROOT / folder).rglob("*.py"), key=lambda p: (len(p.parts), p)):
-            if path.name == "__init__.py":
+        for path in sorted((ROOT / folder).rglob("*.py*"), key=lambda p: (len(p.parts), p)):
+            if path.name == "__init__.py" or path.suffix not in (".py", ".pyx"):
                 continue
             name = "  " + path.relative_to(ROOT / folder).as_posix()
             lines.append(f"{name:<{WIDTH}}{first_line(path)}")
-    for name in ("cli.py", "demo.py"):
+    for name in ("cli.py", "demo.py", "setup.py"):
         lines.append(f"{name:<{WIDTH}}{first_line(ROOT / name)}")
     return "\n".join(lines) + "\n"
 

@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 from msgspec import Meta, Struct, field
 
-from service.wire.wide_rows import FEWEST, wide_rows
+from service.wire import loops
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,12 +78,19 @@ def _items(ranking: Ranking) -> bytes:
         return b""
     ids = ranking.request.ids
     template = _template(ranking.snapshot.fusion.tasks, *_given(ranking))
-    if ranking.predicted is not None and ranking.explanation is None and len(order_K) >= FEWEST:
-        wide = _wide(ranking, ranking.predicted, template)
-        if wide is not None:
-            return wide
+    explained = None
+    if ranking.explanation is not None:
+        template = template[:-1] + b',"explanation":%b}'
+        explained = [orjson.dumps(item) for item in ranking.explanation.items(order_K.tolist())]
+    if loops.compiled is not None and ranking.predicted is not None:
+        columns_NC = np.concatenate(_parts(ranking.predicted), axis=1, dtype=np.float32)
+        scores = orjson.dumps(ranking.ranked.score_N[order_K], option=_NUMPY)[1:-1]
+        order_K = np.ascontiguousarray(order_K)
+        written = loops.compiled.write_items(list(ids), order_K, scores, columns_NC, _pieces(template), explained)
+        if written is not None:
+            return written
     columns = probability_columns(ranking)
-    width = 2 + columns.shape[1]
+    width = 2 + columns.shape[1] + (explained is not None)
     texts: list[bytes] = [b""] * (len(order_K) * width)
     # no text holds "," with both quotes bare, so that splitting there gives one text each
     texts[0::width] = orjson.dumps([ids[row] for row in order_K.tolist()])[2:-2].split(b'","')
@@ -91,24 +98,9 @@ def _items(ranking: Ranking) -> bytes:
     numbers = _numbers(columns.ravel())
     for column in range(columns.shape[1]):
         texts[2 + column :: width] = numbers[column :: columns.shape[1]]
-    if ranking.explanation is None:
-        return b",".join([template] * len(order_K)) % tuple(texts)
-    template = template[:-1] + b',"explanation":%b}'
-    explained = [orjson.dumps(item) for item in ranking.explanation.items(order_K.tolist())]
-    rows = (tuple(texts[at : at + width]) for at in range(0, len(texts), width))
-    return b",".join(template % (*row, item) for row, item in zip(rows, explained, strict=True))
-
-
-def _wide(ranking: Ranking, predicted: Predicted, template: bytes) -> bytes | None:
-    """Return the items as rows of one width, if they fit: of all candidates, and then put in order, or of a few."""
-    ids, scores, order_K = ranking.request.ids, ranking.ranked.score_N, ranking.ranked.order_K
-    parts = _parts(predicted)
-    if len(order_K) < len(ids):
-        ids, scores, parts = [ids[row] for row in order_K.tolist()], scores[order_K], [part[order_K] for part in parts]
-        order_K = np.arange(len(order_K))
-    columns_CN = np.empty((sum(part.shape[1] for part in parts), len(ids)))
-    np.concatenate([part.T for part in parts], out=columns_CN)
-    return wide_rows(ids, scores, columns_CN, template, order_K)
+    if explained is not None:
+        texts[width - 1 :: width] = explained
+    return b",".join([template] * len(order_K)) % tuple(texts)
 
 
 def probability_columns(ranking: Ranking) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
@@ -140,6 +132,12 @@ def _template(tasks: tuple[str, ...], predicted: bool, latent: bool) -> bytes:
     each = ",".join(f'"{name}":%b' for name in tasks)
     up = f'"p_up":%b,"p_joint":{{{each}}},' if latent else ""
     return f'{{"id":"%b","score":%b,{up}"p":{{{each}}}}}'.encode()
+
+
+@lru_cache(maxsize=64)
+def _pieces(template: bytes) -> tuple[bytes, ...]:
+    """Return what stands between a template's values."""
+    return tuple(template.split(b"%b"))
 
 
 def _numbers(values: np.ndarray[tuple[int, ...], np.dtype[np.floating]]) -> list[bytes]:

@@ -126,7 +126,7 @@ def request_of(
         user=one_row(head.user.features),
         context=one_row(head.context),
         items=items,
-        groups=groups,
+        groups=None if groups is None or groups.count(None) == len(groups) else groups,
         vectors_ND=vectors_of(vectors),
         model=head.model,
         top_k=head.top_k,

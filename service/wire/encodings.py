@@ -47,13 +47,12 @@ def parse_json(body: bytes, max_candidates: int, request_id: str, typed_json: Ty
     Raises:
         BodyMalformed, TooManyCandidates, DuplicateCandidate: see `service.errors`.
     """
-    typed = None if typed_json is None else typed_json.decode(body)
-    document = decode(body, _DECODER) if typed is None else typed
+    if typed_json is not None and (request := typed_json.request(body, max_candidates, request_id)) is not None:
+        return request
+    document = decode(body, _DECODER)
     given = document.candidates
     items: Mapping[str, RawColumn]
-    if typed is not None and typed_json is not None:
-        items = typed_json.items_of(given)
-    elif isinstance(given, CandidateColumns):
+    if isinstance(given, CandidateColumns):
         columnar.check_lengths(given)
         items = given.features
     else:

@@ -18,10 +18,9 @@ def ids_of(candidates: Sequence[Candidate]) -> list[str]:
     return list(map(_ID, candidates))
 
 
-def groups_of(candidates: Sequence[Candidate]) -> list[str | None] | None:
-    """Return the candidates' groups, or None where none has any."""
-    groups = list(map(_GROUP, candidates))
-    return groups if groups.count(None) < len(groups) else None
+def groups_of(candidates: Sequence[Candidate]) -> list[str | None]:
+    """Return the candidates' groups, None where one has none."""
+    return list(map(_GROUP, candidates))
 
 
 def vectors_of(candidates: Sequence[Candidate]) -> list[list[float] | None]:

@@ -61,6 +61,45 @@ def test_integers_hash_as_the_slow_reference_does(values, buckets):
     assert hash_codes(np.array(values, dtype=np.int64), buckets).tolist() == [slow_hash(v, buckets) for v in values]
 
 
+WHOLE = [np.int8, np.uint16, np.int32, np.int64, np.uint64, ">i8"]
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.integers(2, 10**8), st.sampled_from(WHOLE)), min_size=1, max_size=4), st.data())
+def test_many_features_are_hashed_at_once_as_one_by_one(hash_loops, asked, data):
+    rows = data.draw(st.integers(0, 5))
+    features = [
+        category(HashEncoding(buckets=buckets)).model_copy(update={"name": f"f{at}"})
+        for at, (buckets, _) in enumerate(asked)
+    ]
+    columns, wanted_CN = {}, []
+    for feature, (buckets, dtype) in zip(features, asked, strict=True):
+        limits = np.iinfo(dtype)
+        drawn = data.draw(st.lists(st.integers(int(limits.min), int(limits.max)), min_size=rows, max_size=rows))
+        values, missing = np.array(drawn, dtype=dtype), np.arange(rows) % 3 == 1
+        columns[feature.name] = Column(values, missing if data.draw(st.booleans()) else None)
+        column = columns[feature.name]
+        wanted_CN.append(
+            [
+                MISSING_CODE if column.missing is not None and gone else slow_hash(value, buckets)
+                for value, gone in zip(drawn, missing, strict=True)
+            ]
+        )
+    encoder = PartEncoder(features)
+    for loops in (hash_loops, None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("bundle.loops.compiled", loops)
+            assert encoder.encode(columns, rows).codes_NC.T.tolist() == (wanted_CN if rows else [[]] * len(features))
+
+
+@pytest.mark.parametrize(("rows", "column", "buckets"), [(3, 0, 5), (2, 1, 5), (2, -1, 5), (2, 0, 0)])
+def test_hashing_refuses_arrays_that_do_not_fit(hash_loops, rows, column, buckets):
+    codes_NC = np.zeros((2, 1), dtype=np.int32)
+    with pytest.raises(ValueError, match="expected 2 for one of 1 columns"):
+        hash_loops.hash_into([np.arange(rows)], [buckets], [column], codes_NC, FIRST_CODE)
+    assert not codes_NC.any()
+
+
 @settings(max_examples=60)
 @given(st.lists(st.text(st.characters(codec="utf-8")), min_size=1), st.integers(2, 10**8))
 def test_strings_hash_as_the_slow_reference_does(values, buckets):

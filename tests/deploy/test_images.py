@@ -48,7 +48,7 @@ def read_dockerfile() -> Image:
         values.setdefault(word, []).extend(rest)
     health = values["HEALTHCHECK"][0]
     return Image(
-        copies=[tuple(c.split()) for c in values["COPY"] if not c.startswith("--from")],  # type: ignore[misc]
+        copies=[tuple(c.split()) for c in values["COPY"] if not c.startswith("--")],  # type: ignore[misc]
         environment=dict(pair.split("=", 1) for pair in values["ENV"][0].split()),
         command=json.loads(values["ENTRYPOINT"][0]) + json.loads(values["CMD"][0]),
         health=json.loads(health[health.index("[") :]),
@@ -128,6 +128,35 @@ def test_the_image_holds_no_torch_and_only_hashed_packages(image):
     assert "--require-hashes" in image.text
 
 
+def test_the_image_compiles_what_is_compiled(image, tmp_path, wire_loops):
+    stage = image.text.partition(" AS compiled\n")[2].partition("\nFROM ")[0]
+    for source, target in re.findall(r"^COPY (\S+) /build/(\S+)$", stage, re.M):
+        found, place = ROOT / source, tmp_path / target
+        ignored = shutil.ignore_patterns("*.so", "__pycache__")
+        shutil.copytree(found, place, ignore=ignored) if found.is_dir() else shutil.copy(found, place)
+    (command,) = re.findall(r"^RUN (python setup\.py .+)$", stage, re.M)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(command, shell=True, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    patterns = re.findall(r"^COPY --from=compiled /build/(\S+) ", image.text, re.M)
+    built = sorted(file.parent.relative_to(tmp_path) for pattern in patterns for file in tmp_path.glob(pattern))
+    assert built == [Path("bundle"), Path("service/wire")]
+    assert (
+        re.findall(r"^cython==(\S+)", (ROOT / "requirements/build.lock").read_text(), re.M)
+        == re.findall(r"cython==([\d.]+)", (ROOT / "pyproject.toml").read_text())[:1]
+    )
+
+
+def test_what_cannot_be_compiled_is_left_out(tmp_path):
+    shutil.copy(ROOT / "setup.py", tmp_path)
+    for package in ("bundle", "service/wire"):
+        (tmp_path / package).mkdir(parents=True)
+        shutil.copy(ROOT / package / "compiled.pyx", tmp_path / package)
+    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "CC": "false"}, capture_output=True, text=True)
+    assert done.returncode == 0 and not list(tmp_path.glob("**/*.so"))
+    assert "bundle.compiled" in done.stderr
+
+
 def test_every_image_from_elsewhere_is_named_by_digest(compose, image):
     pinned = re.compile(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}")
     (base,) = re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", image.text, re.M)
@@ -142,7 +171,8 @@ def test_the_image_copies_only_what_serves_and_runs_as_nobody_in_particular(imag
     assert {source for source, _ in image.copies} == {"cli.py", "bundle", "fusion", "service"}
     assert image.user not in ("root", "0")
     ignored = (ROOT / ".dockerignore").read_text().split()
-    needed = {"requirements/service.lock"} | {source for source, _ in image.copies}
+    needed = {"requirements/service.lock", "requirements/build.lock", "setup.py"}
+    needed |= {source for source, _ in image.copies}
     assert {word[1:] for word in ignored if word.startswith("!")} == needed
 
 

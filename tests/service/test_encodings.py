@@ -123,22 +123,25 @@ def test_all_encodings_of_a_request_are_answered_with_the_same_bytes(snapshot, r
 
 
 @pytest.mark.parametrize("model", ["whole", "no latent", "no model"])
+@pytest.mark.parametrize("explain", [False, True])
 @pytest.mark.parametrize("top_k", [None, 60])
-def test_many_candidates_are_answered_with_what_few_are(snapshot, ranker, make_body, monkeypatch, model, top_k):
-    body = {**make_body(60 if top_k is None else 80), "top_k": top_k}
+def test_compiled_loops_answer_what_is_answered_without(
+    snapshot, ranker, make_body, monkeypatch, wire_loops, model, top_k, explain
+):
+    body = {**make_body(60 if top_k is None else 80), "top_k": top_k, "explain": explain}
     ranking = ranker.rank(parse_json(json.dumps(body).encode(), 100, "x"), snapshot, FAR)
     predicted = None if model == "no model" else ranking.predicted
     if model == "no latent":
         predicted = Predicted(predicted.p_NT, None, None)
     ranking = replace(ranking, predicted=predicted)
-    monkeypatch.setattr("service.wire.answer.FEWEST", 60)
     many = json.loads(ENCODINGS[JSON].answer(ranking))
-    monkeypatch.setattr("service.wire.answer.FEWEST", 61)
+    monkeypatch.setattr("service.wire.loops.compiled", None)
     few = json.loads(ENCODINGS[JSON].answer(ranking))
     for found, wanted in zip(many["items"], few["items"], strict=True):
         assert found.keys() == wanted.keys()
         assert (found["id"], found["score"]) == (wanted["id"], wanted["score"])
-        for key in wanted.keys() - {"id", "score"}:
+        assert found.get("explanation") == wanted.get("explanation")
+        for key in wanted.keys() - {"id", "score", "explanation"}:
             assert as_float32(found[key]) == as_float32(wanted[key])
     assert {**many, "items": []} == {**few, "items": []}
 
