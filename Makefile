@@ -4,6 +4,7 @@ VENV := .venv
 PYTHON ?= python3
 DLEN := $(VENV)/bin/dlen
 STAMP := $(VENV)/.installed
+COMPILED := bundle/compiled.pyx service/wire/compiled.pyx training/compiled.pyx
 URL ?= http://127.0.0.1:8080
 
 .PHONY: help install run test check fuzz sbom lock clean
@@ -21,14 +22,14 @@ help:
 install: $(STAMP)
 
 # torch goes first, by pip and by name, so that the build for this machine is chosen once and kept.
-$(STAMP): requirements/dev.lock requirements/torchrec-cpu.txt pyproject.toml setup.py bundle/compiled.pyx service/wire/compiled.pyx
+$(STAMP): requirements/dev.lock requirements/torchrec-cpu.txt pyproject.toml setup.py $(COMPILED)
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (a few minutes the first time)"
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $$(grep -E '^torch==' requirements/dev.lock)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.lock
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/torchrec-cpu.txt
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-	@ls bundle/compiled.*.so service/wire/compiled.*.so >/dev/null 2>&1 \
+	@ls $(COMPILED:.pyx=.*.so) >/dev/null 2>&1 \
 	  || echo "no C compiler, or no headers of Python: requests will take about a fifth more CPU time (docs/serving.md)"
 	@touch $@
 

@@ -1,17 +1,19 @@
 """Builds what is compiled; all else is in pyproject.toml.
 
-An extension that cannot be built, for want of a C compiler say, is left out: the service then takes the paths that are
-not compiled, and says so when it starts.
+An extension that cannot be built, for want of a C compiler say, is left out: Python then does the same, slower, and the
+service says so when it starts.
 """
+
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
+SOURCES = ("bundle/compiled.pyx", "service/wire/compiled.pyx", "training/compiled.pyx")
+
 EXTENSIONS = cythonize(
-    [
-        Extension("bundle.compiled", ["bundle/compiled.pyx"]),
-        Extension("service.wire.compiled", ["service/wire/compiled.pyx"]),
-    ],
+    # the image has no training
+    [Extension(source[:-4].replace("/", "."), [source]) for source in SOURCES if Path(source).exists()],
     build_dir="build",
 )
 for extension in EXTENSIONS:

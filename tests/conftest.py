@@ -47,6 +47,12 @@ def hash_loops():
     return _built("bundle.compiled")
 
 
+@pytest.fixture(scope="session")
+def training_loops():
+    """Return training's compiled loop."""
+    return _built("training.compiled")
+
+
 def _built(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)

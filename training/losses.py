@@ -9,15 +9,17 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-from training.models.heads import LatentLogits, Logits
+from training.models.heads import LatentLogits, Logits, TaskLogits
 
 LossName = Literal["marginal", "joint", "mixed"]
 
 
 def cross_entropy(logits: Logits, labels_BT: Tensor) -> Tensor:
     """Return each task's mean cross-entropy of P(t) [T]."""
+    if isinstance(logits, TaskLogits) and logits.structure is None:
+        return binary_cross_entropy_with_logits(logits.z_BT, labels_BT, reduction="none").mean(0)
     log_p, log_not_p = logits.log_p()
     return -(labels_BT * log_p + (1 - labels_BT) * log_not_p).mean(0)
 

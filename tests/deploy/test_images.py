@@ -148,7 +148,7 @@ def test_the_image_compiles_what_is_compiled(image, tmp_path, wire_loops):
 
 def test_what_cannot_be_compiled_is_left_out(tmp_path):
     shutil.copy(ROOT / "setup.py", tmp_path)
-    for package in ("bundle", "service/wire"):
+    for package in ("bundle", "service/wire", "training"):
         (tmp_path / package).mkdir(parents=True)
         shutil.copy(ROOT / package / "compiled.pyx", tmp_path / package)
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]

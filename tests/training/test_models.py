@@ -12,7 +12,7 @@ from training.models.backbones import MMOE, PLE, SharedBottom
 from training.models.config import MODEL_NAMES, ModelConfig
 from training.models.heads import LatentHead
 from training.models.initialise import initialise
-from training.models.layers import BatchedMLP, InputLayer
+from training.models.layers import BatchedMLP, InputLayer, joint_layers, side_by_side
 from training.models.network import Network
 
 SCHEMA = FeatureSchema.model_validate(
@@ -107,6 +107,84 @@ def gate(gates, index: int, x: np.ndarray) -> np.ndarray:
 
 def mixed(shares: np.ndarray, experts: list[np.ndarray]) -> np.ndarray:
     return sum(shares[:, e : e + 1] * expert for e, expert in enumerate(experts))
+
+
+def gradients(network: Network | InputLayer, value: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Each parameter's gradient of a sum in which every element has a weight of its own."""
+    network.zero_grad()
+    torch.manual_seed(1)
+    (value * torch.randn(value.shape, dtype=value.dtype)).sum().backward()
+    return {
+        name: parameter.grad.clone() for name, parameter in network.named_parameters() if parameter.grad is not None
+    }
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("name", [name for name in MODEL_NAMES if name != "esmm"])
+def test_networks_in_training_give_what_they_give_otherwise_and_its_gradients(name, wide):
+    torch.manual_seed(0)
+    network = Network(small(name, levels=2, wide=wide), SCHEMA, 3).double()
+    codes, values = torch.from_numpy(CODES), torch.from_numpy(VALUES).double()
+    logits = [network.train(training)(codes, values).log_p()[0] for training in (True, False)]
+    torch.testing.assert_close(*logits, rtol=1e-12, atol=1e-12)
+    found, wanted = (gradients(network, each) for each in logits)
+    assert found.keys() == wanted.keys()
+    for parameter, gradient in wanted.items():
+        torch.testing.assert_close(found[parameter], gradient, rtol=1e-9, atol=1e-12, msg=parameter)
+
+
+@pytest.mark.parametrize("groups", [[(1, 1)], [(3, 5), (2, 7)], [(2, 8)], [(1, 3), (4, 8), (1, 1)]])
+def test_layers_of_one_input_as_one_product_are_those_layers(groups):
+    torch.manual_seed(0)
+    x = torch.randn(4, 6, dtype=torch.double, requires_grad=True)
+    layers = [
+        (torch.randn(e, 6, h, dtype=torch.double, requires_grad=True),
+         torch.randn(e, 1, h, dtype=torch.double, requires_grad=True))
+        for e, h in groups
+    ]  # fmt: skip
+    for found, (weight, bias) in zip(joint_layers(x, layers), layers, strict=True):
+        torch.testing.assert_close(found, torch.einsum("bk,ekh->ebh", x, weight) + bias)
+    flat = [tensor for layer in layers for tensor in layer]
+
+    def of(x: torch.Tensor, *flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(joint_layers(x, list(zip(flat[::2], flat[1::2], strict=True))))
+
+    assert torch.autograd.gradcheck(of, (x, *flat))
+
+
+def test_layers_of_one_input_are_products_of_their_own_under_autocast():
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(4, 6), torch.randn(2, 6, 3), torch.randn(2, 1, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        (found,) = joint_layers(x, [(weight, bias)])
+        assert torch.equal(found, side_by_side(x, weight, bias)) and found.dtype == torch.bfloat16
+
+
+def test_a_tables_gradient_by_the_compiled_loop_is_torchs_own(training_loops, monkeypatch):
+    torch.manual_seed(0)
+    layer = InputLayer(SCHEMA, embedding_std=1.0)
+    codes = torch.from_numpy(np.repeat(CODES, 50, axis=0))
+    values = torch.from_numpy(np.repeat(VALUES, 50, axis=0))
+    found = gradients(layer, layer(codes, values))
+    monkeypatch.setattr("training.loops.compiled", None)
+    wanted = gradients(layer, layer(codes, values))
+    assert found.keys() == wanted.keys() and len(found) == 3
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient)
+
+
+@pytest.mark.parametrize(
+    ("rows", "values", "refused"),
+    [
+        ([0, 3], np.ones((2, 2)), "rows: found 3, expected below 3"),
+        ([-1], np.ones((1, 2)), "rows: found -1, expected below 3"),
+        ([0], np.ones((2, 2)), r"values: found \[2, 2\], expected \[1, 2\]"),
+        ([0], np.ones((1, 3)), r"values: found \[1, 3\], expected \[1, 2\]"),
+    ],
+)
+def test_the_compiled_loop_refuses_what_does_not_fit(training_loops, rows, values, refused):
+    with pytest.raises(ValueError, match=refused):
+        training_loops.add_rows(np.zeros((3, 2), np.float32), np.array(rows), values.astype(np.float32))
 
 
 def test_shared_bottom_gives_every_task_the_same():

@@ -6,11 +6,13 @@ Legend: B batch, K input width, E experts, T tasks, H width of an expert's last 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from training.models.config import ModelConfig
-from training.models.layers import BatchedMLP, linear_weight, side_by_side
+from training.models.layers import BatchedMLP, joint_layers, linear_weight, side_by_side
 
 
 class SharedBottom(nn.Module):
@@ -51,12 +53,21 @@ class Gates(nn.Module):
         self.bias = nn.Parameter(torch.zeros(mixtures, 1, experts))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return softmax weights [M, B, E] from x [B, K] or [M, B, K].
+        """Return softmax weights [M, B, E] from x [B, K] or [M, B, K]."""
+        return self.after_first(side_by_side(x, *self.first))
+
+    @property
+    def first(self) -> tuple[Tensor, Tensor]:
+        """Weight [M, K, E] and bias [M, 1, E]."""
+        return self.weight, self.bias
+
+    def after_first(self, logits_MBE: Tensor) -> Tensor:
+        """Return the softmax weights [M, B, E].
 
         Over the few experts of a row, one by one, a softmax takes longer than the experts' products: it runs over
         [M, E, B], whose rows lie side by side, and ends in the layout [B, M, E] that `mix` takes.
         """
-        logits_MEB = side_by_side(x, self.weight, self.bias).transpose(1, 2).contiguous()
+        logits_MEB = logits_MBE.transpose(1, 2).contiguous()
         return torch.softmax(logits_MEB, dim=1).permute(2, 0, 1).contiguous().transpose(0, 1)
 
 
@@ -71,7 +82,8 @@ class MMOE(nn.Module):
 
     def forward(self, x_BK: Tensor) -> Tensor:
         """Return [T, B, H]."""
-        return mix(self.gates(x_BK), self.experts(x_BK))
+        gates_MBE, experts_EBH = read(x_BK, [self.gates, self.experts], jointly=self.training)
+        return mix(gates_MBE, experts_EBH)
 
 
 class PLELevel(nn.Module):
@@ -90,15 +102,17 @@ class PLELevel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [T, B, H] (last level) or [T + 1, B, H]; x is [B, K] (first level) or [T + 1, B, K]."""
-        experts_EBH = self.experts(x if x.dim() == 2 else self._spread(x))
+        shared_gates = [] if self.shared_gate is None else [self.shared_gate]
+        if x.dim() == 2:
+            readers: list[Gates | BatchedMLP] = [self.gates, self.experts, *shared_gates]
+            weights, experts_EBH, *shared_weights = read(x, readers, jointly=self.training)
+        else:
+            weights, experts_EBH = self.gates(x[:-1]), self.experts(self._spread(x))
+            shared_weights = [gate(x[-1:]) for gate in shared_gates]
         shared, own = experts_EBH[: self.shared], experts_EBH[self.shared :]
-        own = own.unflatten(0, (self.tasks, self.own))
-        weights = self.gates(x if x.dim() == 2 else x[:-1])  # [T, B, shared + own]
+        own = own.view(self.tasks, self.own, *own.shape[1:])
         mixed = torch.stack([mix(weights[t : t + 1], torch.cat([shared, own[t]]))[0] for t in range(self.tasks)])
-        if self.shared_gate is None:
-            return mixed
-        shared_weights = self.shared_gate(x if x.dim() == 2 else x[-1:])
-        return torch.cat([mixed, mix(shared_weights, experts_EBH)])
+        return torch.cat([mixed, *(mix(each, experts_EBH) for each in shared_weights)])
 
     def _spread(self, x: Tensor) -> Tensor:
         """Return each expert's input [E, B, K]: the shared representation or its task's."""
@@ -123,6 +137,14 @@ class PLE(nn.Module):
         for level in self.levels:
             x = level(x)
         return x
+
+
+def read(x_BK: Tensor, readers: Sequence[Gates | BatchedMLP], *, jointly: bool) -> list[Tensor]:
+    """Return what each reader gives of x; jointly, their first layers are one product, which is faster to train."""
+    if not jointly:
+        return [reader(x_BK) for reader in readers]
+    firsts = joint_layers(x_BK, [reader.first for reader in readers])
+    return [reader.after_first(first) for reader, first in zip(readers, firsts, strict=True)]
 
 
 def mix(weights_MBE: Tensor, experts_EBH: Tensor) -> Tensor:

@@ -146,8 +146,14 @@ class IndependentHead(nn.Module):
         """Return the tasks' logits, `wide_LBT` added."""
         del x_BK
         towers = self.towers(self.dropout(representations_TBH))
-        z_BT = last_product(towers, self.weight).squeeze(2).T + self.bias
+        z_BT = self._product(towers).T + self.bias
         return TaskLogits(z_BT if wide_LBT is None else z_BT + wide_LBT[0], self.structure)
+
+    def _product(self, towers_TBH: Tensor) -> Tensor:
+        """Return towers @ weight [T, B]; trained as products of one column it takes three times as long as a sum."""
+        if self.training:
+            return (towers_TBH.to(self.weight.dtype) * self.weight.transpose(1, 2)).sum(2)
+        return last_product(towers_TBH, self.weight).squeeze(2)
 
 
 class LatentHead(nn.Module):
