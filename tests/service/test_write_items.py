@@ -135,3 +135,23 @@ def test_what_does_not_belong_together_is_refused(change, refused):
     fitting["template"] = (b"", b"", b"", b"")
     with pytest.raises((ValueError, IndexError), match=refused):
         compiled.write_items(**fitting | change)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.text(max_size=5), max_size=6), st.data())
+def test_texts_are_joined_in_an_order(texts, data):
+    order = data.draw(st.lists(st.sampled_from(range(len(texts))), max_size=8)) if texts else []
+    found = compiled.join_texts(texts, np.array(order, dtype=np.int64))
+    wanted = [texts[at] for at in order]
+    if any("\ud800" <= c <= "\udfff" for text in wanted for c in text):
+        assert found is None
+    else:
+        joined, offsets = found
+        assert offsets.dtype == np.int32 and offsets[0] == 0 and len(joined) == offsets[-1]
+        assert [joined[a:b].decode() for a, b in zip(offsets, offsets[1:], strict=False)] == wanted
+
+
+@pytest.mark.parametrize("at", [-1, 2])
+def test_an_order_beyond_the_texts_is_refused(at):
+    with pytest.raises(IndexError, match=f"order: found {at}, expected below 2"):
+        compiled.join_texts(["a", "b"], np.array([0, at]))
