@@ -38,7 +38,7 @@ OURS = {
     "dlen, with P(UP), bfloat16": {"model": "dlen-mmoe", "precision": "bfloat16"},
 }
 """Name in the tables → settings. No peer has a switch for products in bfloat16."""
-RATES = (2e-3, 4e-3, 8e-3, 1e-3)
+RATES = (2e-3, 4e-3, 8e-3, 16e-3)
 EPOCH_LIMIT_S = 900
 
 Document = dict[str, Any]
