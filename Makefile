@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 COMPILED := bundle/compiled.pyx service/wire/compiled.pyx training/compiled.pyx
 URL ?= http://127.0.0.1:8080
 
-.PHONY: help install run test check fuzz sbom lock clean
+.PHONY: help install run test check fuzz sanitize sbom lock clean
 
 help:
 	@echo "make run      set up everything, train on a simulated feed, serve it, rank one request"
@@ -15,6 +15,7 @@ help:
 	@echo "make install  the environment only (.venv)"
 	@echo "make check    lint, types and import contracts"
 	@echo "make fuzz     send generated requests to the service at URL (http://127.0.0.1:8080) for long"
+	@echo "make sanitize tests of the compiled loops under address and undefined-behaviour sanitizers"
 	@echo "make sbom     list what the service image holds into sbom.json (CycloneDX)"
 	@echo "make lock     resolve the dependencies again into requirements/"
 	@echo "make clean    remove what make run made; keeps .venv"
@@ -48,6 +49,17 @@ test: check
 
 fuzz: install
 	$(VENV)/bin/schemathesis run $(URL)/openapi.json --checks all --max-examples 500
+
+# In a copy, so that what is served stays as it is. Python's own memory comes from malloc, which the sanitizers watch.
+sanitize: install
+	rm -rf build/sanitize && mkdir -p build/sanitize
+	cp -r bundle fusion service simulator training model_export loadtest tests configs cli.py setup.py pyproject.toml build/sanitize
+	find build/sanitize -name '*.so' -delete
+	cd build/sanitize && DLEN_SANITIZE=1 $(CURDIR)/$(VENV)/bin/python setup.py --quiet build_ext --inplace
+	cd build/sanitize && PYTHONPATH=. PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0,abort_on_error=1 \
+	  LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
+	  $(CURDIR)/$(VENV)/bin/python -m pytest -p no:cacheprovider --timeout 3000 \
+	  tests/service/test_typed_json.py tests/service/test_write_items.py tests/bundle/test_encode.py
 
 sbom: install
 	$(VENV)/bin/cyclonedx-py requirements requirements/service.lock --pyproject pyproject.toml \

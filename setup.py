@@ -4,6 +4,7 @@ An extension that cannot be built, for want of a C compiler say, is left out: Py
 service says so when it starts.
 """
 
+import os
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -16,8 +17,11 @@ EXTENSIONS = cythonize(
     [Extension(source[:-4].replace("/", "."), [source]) for source in SOURCES if Path(source).exists()],
     build_dir="build",
 )
+SANITIZE = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g", "-O1"]
+sanitize = os.environ.get("DLEN_SANITIZE") == "1"  # `make sanitize`
 for extension in EXTENSIONS:
-    extension.optional = True  # cythonize forgets it
-    extension.extra_compile_args = ["-g0"]  # half the time
+    extension.optional = not sanitize  # cythonize forgets it
+    extension.extra_compile_args = SANITIZE if sanitize else ["-g0"]  # without symbols in half the time
+    extension.extra_link_args = SANITIZE[:1] if sanitize else []
 
 setup(ext_modules=EXTENSIONS)
