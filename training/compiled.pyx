@@ -4,7 +4,8 @@
 from libc.stdint cimport int64_t
 
 
-def add_rows(float[:, ::1] table_VD not None, const int64_t[::1] rows_N not None, const float[:, ::1] values_ND not None):
+def add_rows(float[:, ::1] table_VD not None, const int64_t[::1] rows_N not None,
+             const float[:, ::1] values_ND not None):
     """Add each value to its row of a table.
 
     Args:

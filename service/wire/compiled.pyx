@@ -49,23 +49,23 @@ for _power in range(1, 23):
 
 cdef char[200] PAIRS
 for _power in range(100):
-    PAIRS[2 * _power] = 48 + _power // 10
-    PAIRS[2 * _power + 1] = 48 + _power % 10
+    PAIRS[2 * _power] = c'0' + _power // 10
+    PAIRS[2 * _power + 1] = c'0' + _power % 10
 
 
 cdef inline Text space(Text at) noexcept nogil:
-    while at[0] == 32 or at[0] == 10 or at[0] == 13 or at[0] == 9:
+    while at[0] == c' ' or at[0] == c'\n' or at[0] == c'\r' or at[0] == c'\t':
         at += 1
     return at
 
 
 cdef inline Text plain_string(Text at) noexcept nogil:
-    """Return where the quote is that ends the string beginning at `at`; NULL if none does, or characters are escaped."""
-    if at[0] != 34:
+    """Return where the quote is that ends the string at `at`; NULL if none does, or characters are escaped."""
+    if at[0] != c'"':
         return NULL
     at += 1
-    while at[0] != 34:
-        if at[0] < 32 or at[0] == 92:
+    while at[0] != c'"':
+        if at[0] < c' ' or at[0] == c'\\':
             return NULL
         at += 1
     return at
@@ -83,22 +83,22 @@ cdef inline object text_of(Text begin, Text end):
 
 cdef inline Text null_literal(Text at) noexcept nogil:
     """Return what follows a null; NULL if something else is there."""
-    return at + 4 if at[0] == 110 and at[1] == 117 and at[2] == 108 and at[3] == 108 else NULL
+    return at + 4 if at[0] == c'n' and at[1] == c'u' and at[2] == c'l' and at[3] == c'l' else NULL
 
 
 cdef inline Text integer(Text at, int64_t* value) noexcept nogil:
     """Read an integer of 64 bits; return what follows it, NULL if there is none."""
-    cdef bint negative = at[0] == 45
+    cdef bint negative = at[0] == c'-'
     cdef uint64_t found = 0
     cdef Text begin
     at += negative
     begin = at
-    while 48 <= at[0] <= 57:
+    while c'0' <= at[0] <= c'9':
         if at - begin == 19:
             return NULL
-        found = 10 * found + (at[0] - 48)
+        found = 10 * found + (at[0] - c'0')
         at += 1
-    if at == begin or (begin[0] == 48 and at - begin > 1) or found > <uint64_t> 0x7FFFFFFFFFFFFFFF:
+    if at == begin or (begin[0] == c'0' and at - begin > 1) or found > <uint64_t> 0x7FFFFFFFFFFFFFFF:
         return NULL
     value[0] = -<int64_t> found if negative else <int64_t> found
     return at
@@ -110,35 +110,35 @@ cdef Text number(Text at, double* value) except? NULL:
     cdef Text digits
     cdef uint64_t mantissa = 0
     cdef int kept = 0, scale = 0, exponent = 0
-    cdef bint negative = at[0] == 45, raised
+    cdef bint negative = at[0] == c'-', raised
     cdef char* end = NULL
     at += negative
     digits = at
-    while 48 <= at[0] <= 57:
-        mantissa = 10 * mantissa + (at[0] - 48)
+    while c'0' <= at[0] <= c'9':
+        mantissa = 10 * mantissa + (at[0] - c'0')
         at += 1
-    if at == digits or (digits[0] == 48 and at - digits > 1):
+    if at == digits or (digits[0] == c'0' and at - digits > 1):
         return NULL
     kept = <int> min(at - digits, 1000)
-    if at[0] == 46:
+    if at[0] == c'.':
         at += 1
         digits = at
-        while 48 <= at[0] <= 57:
-            mantissa = 10 * mantissa + (at[0] - 48)
+        while c'0' <= at[0] <= c'9':
+            mantissa = 10 * mantissa + (at[0] - c'0')
             at += 1
         if at == digits:
             return NULL
         scale = <int> min(at - digits, 1000)
         kept += scale
-    if at[0] == 101 or at[0] == 69:
+    if at[0] == c'e' or at[0] == c'E':
         at += 1
-        raised = at[0] != 45
-        if at[0] == 45 or at[0] == 43:
+        raised = at[0] != c'-'
+        if at[0] == c'-' or at[0] == c'+':
             at += 1
         digits = at
-        while 48 <= at[0] <= 57:
+        while c'0' <= at[0] <= c'9':
             if exponent < 10000:
-                exponent = 10 * exponent + (at[0] - 48)
+                exponent = 10 * exponent + (at[0] - c'0')
             at += 1
         if at == digits:
             return NULL
@@ -157,22 +157,22 @@ cdef Text skipped(Text at) noexcept nogil:
     """Return what follows a value of any kind; NULL if it does not end. What it skips need not be JSON."""
     cdef int64_t depth = 0
     while True:
-        if at[0] == 34:
+        if at[0] == c'"':
             at += 1
-            while at[0] != 34:
-                if at[0] == 92:
+            while at[0] != c'"':
+                if at[0] == c'\\':
                     at += 1
                 if at[0] == 0:
                     return NULL
                 at += 1
-        elif at[0] == 123 or at[0] == 91:
+        elif at[0] == c'{' or at[0] == c'[':
             depth += 1
-        elif at[0] == 125 or at[0] == 93:
+        elif at[0] == c'}' or at[0] == c']':
             depth -= 1
         elif at[0] == 0:
             return NULL
         elif depth == 0:  # a number or a literal
-            while at[0] > 32 and at[0] != 44 and at[0] != 125 and at[0] != 93:
+            while at[0] > c' ' and at[0] != c',' and at[0] != c'}' and at[0] != c']':
                 at += 1
             return at
         at += 1
@@ -212,8 +212,8 @@ cdef class CandidateReader:
         """Return the candidates of a body, if it can be read and they are at most so many; else None.
 
         Returns:
-            The body with an empty list in the candidates' place, which may be wrong elsewhere; ids; groups, or None where
-            there are none; by feature None where no candidate has a value, else the values, int64 or float64 [N] or a
+            The body with an empty list in the candidates' place, which may be wrong elsewhere; ids; groups, or None
+            where there are none; by feature None where no candidate has a value, else the values, int64 or float64 [N] or a
             list of texts and None, and which are missing, bool [N], or None where none are.
         """
         if most < 1:
@@ -229,7 +229,7 @@ cdef class CandidateReader:
         cdef Text end = NULL
         cdef Text at = space(begin)
         cdef Text key
-        if at[0] != 123:
+        if at[0] != c'{':
             return None
         at = space(at + 1)
         while True:
@@ -239,24 +239,24 @@ cdef class CandidateReader:
                 return None
             wanted = at - key == 11 and memcmp(key + 1, b"candidates", 10) == 0
             at = space(at + 1)
-            if at[0] != 58:
+            if at[0] != c':':
                 return None
             at = space(at + 1)
             if wanted:
                 if start != NULL:
                     return None
                 start = at
-                at = end = reading.rows(at) if at[0] == 91 else reading.columns(at)
+                at = end = reading.rows(at) if at[0] == c'[' else reading.columns(at)
             else:
                 at = skipped(at)
             if at == NULL:
                 return None
             at = space(at)
-            if at[0] == 44:
+            if at[0] == c',':
                 at = space(at + 1)
                 continue
             break
-        if at[0] != 125 or start == NULL:
+        if at[0] != c'}' or start == NULL:
             return None
         if space(at + 1) - begin != len(body):
             return None
@@ -303,9 +303,9 @@ cdef class _Reading:
         """Read a list of candidates; return what follows it, NULL if it is anything but the usual."""
         cdef Py_ssize_t row = 0, feature
         at = space(at + 1)
-        if at[0] == 93:
+        if at[0] == c']':
             return at + 1
-        while row < self.most and at[0] == 123:
+        while row < self.most and at[0] == c'{':
             at = self.candidate(space(at + 1), row)
             if at == NULL:
                 return NULL
@@ -314,9 +314,9 @@ cdef class _Reading:
                 if self.filled[feature] < row and not self.lack(feature):
                     return NULL
             at = space(at)
-            if at[0] == 93:
+            if at[0] == c']':
                 return at + 1
-            if at[0] != 44:
+            if at[0] != c',':
                 return NULL
             at = space(at + 1)
         return NULL
@@ -333,12 +333,12 @@ cdef class _Reading:
                 return NULL
             end = at
             at = space(at + 1)
-            if at[0] != 58:
+            if at[0] != c':':
                 return NULL
             at = space(at + 1)
             if end - key == 3 and memcmp(key + 1, b"id", 2) == 0 and len(self.ids) == row:
                 at = self.name(at, self.ids)
-            elif end - key == 9 and memcmp(key + 1, b"features", 8) == 0 and at[0] == 123 and not with_features:
+            elif end - key == 9 and memcmp(key + 1, b"features", 8) == 0 and at[0] == c'{' and not with_features:
                 with_features = True
                 at = self.of_candidate(space(at + 1), row)
             elif end - key == 6 and memcmp(key + 1, b"group", 5) == 0 and len(self.groups) == row:
@@ -348,9 +348,9 @@ cdef class _Reading:
             if at == NULL:
                 return NULL
             at = space(at)
-            if at[0] == 125:
+            if at[0] == c'}':
                 break
-            if at[0] != 44:
+            if at[0] != c',':
                 return NULL
             at = space(at + 1)
         if len(self.ids) == row:
@@ -362,22 +362,22 @@ cdef class _Reading:
     cdef Text of_candidate(self, Text at, Py_ssize_t row) except? NULL:
         """Read a candidate's features from the first key on."""
         cdef Py_ssize_t feature = -1
-        if at[0] == 125:
+        if at[0] == c'}':
             return at + 1
         while True:
             feature = self.feature(at, feature + 1)
             if feature < 0 or self.filled[feature] != row:
                 return NULL
             at = space(at + self.known[feature].size + 2)
-            if at[0] != 58:
+            if at[0] != c':':
                 return NULL
             at = self.value(space(at + 1), feature)
             if at == NULL:
                 return NULL
             at = space(at)
-            if at[0] == 125:
+            if at[0] == c'}':
                 return at + 1
-            if at[0] != 44:
+            if at[0] != c',':
                 return NULL
             at = space(at + 1)
 
@@ -387,7 +387,7 @@ cdef class _Reading:
         cdef Text end
         cdef Py_ssize_t feature
         cdef bint with_id = False, with_features = False, with_group = False
-        if at[0] != 123:
+        if at[0] != c'{':
             return NULL
         for feature in range(self.features):
             self.filled[feature] = UNREAD
@@ -399,13 +399,13 @@ cdef class _Reading:
                 return NULL
             end = at
             at = space(at + 1)
-            if at[0] != 58:
+            if at[0] != c':':
                 return NULL
             at = space(at + 1)
             if end - key == 3 and memcmp(key + 1, b"id", 2) == 0 and not with_id:
                 with_id = True
                 at = self.each(at, OF_IDS)
-            elif end - key == 9 and memcmp(key + 1, b"features", 8) == 0 and at[0] == 123 and not with_features:
+            elif end - key == 9 and memcmp(key + 1, b"features", 8) == 0 and at[0] == c'{' and not with_features:
                 with_features = True
                 at = self.feature_columns(space(at + 1))
             elif end - key == 6 and memcmp(key + 1, b"group", 5) == 0 and not with_group:
@@ -416,9 +416,9 @@ cdef class _Reading:
             if at == NULL:
                 return NULL
             at = space(at)
-            if at[0] == 125:
+            if at[0] == c'}':
                 break
-            if at[0] != 44:
+            if at[0] != c',':
                 return NULL
             at = space(at + 1)
         if not with_id or (with_group and len(self.groups) != len(self.ids)):
@@ -433,7 +433,7 @@ cdef class _Reading:
     cdef Text feature_columns(self, Text at) except? NULL:
         """Read one list per feature from the first key on."""
         cdef Py_ssize_t feature = -1
-        if at[0] == 125:
+        if at[0] == c'}':
             return at + 1
         while True:
             feature = self.feature(at, feature + 1)
@@ -441,25 +441,25 @@ cdef class _Reading:
                 return NULL
             self.filled[feature] = 0
             at = space(at + self.known[feature].size + 2)
-            if at[0] != 58:
+            if at[0] != c':':
                 return NULL
             at = self.each(space(at + 1), feature)
             if at == NULL:
                 return NULL
             at = space(at)
-            if at[0] == 125:
+            if at[0] == c'}':
                 return at + 1
-            if at[0] != 44:
+            if at[0] != c',':
                 return NULL
             at = space(at + 1)
 
     cdef Text each(self, Text at, Py_ssize_t what) except? NULL:
         """Read a list of one feature's values, of ids or of groups."""
         cdef Py_ssize_t row = 0
-        if at[0] != 91:
+        if at[0] != c'[':
             return NULL
         at = space(at + 1)
-        if at[0] == 93:
+        if at[0] == c']':
             return at + 1
         while row < self.most:
             if what >= 0:
@@ -470,9 +470,9 @@ cdef class _Reading:
                 return NULL
             row += 1
             at = space(at)
-            if at[0] == 93:
+            if at[0] == c']':
                 return at + 1
-            if at[0] != 44:
+            if at[0] != c',':
                 return NULL
             at = space(at + 1)
         return NULL
@@ -492,7 +492,7 @@ cdef class _Reading:
         cdef Py_ssize_t size = self.known[feature].size
         if size < 0:
             return False
-        if key[0] != 34 or self.limit - key < size + 2 or key[size + 1] != 34:
+        if key[0] != c'"' or self.limit - key < size + 2 or key[size + 1] != c'"':
             return False
         return memcmp(key + 1, self.known[feature].name, size) == 0
 
@@ -501,7 +501,7 @@ cdef class _Reading:
         cdef Kind kind = self.known[feature].kind
         cdef Py_ssize_t row = self.filled[feature]
         cdef Text end
-        if at[0] == 110:
+        if at[0] == c'n':
             at = null_literal(at)
             return at if at != NULL and self.lack(feature) else NULL
         if kind == INTEGER:
@@ -547,7 +547,7 @@ cdef class _Reading:
 
     cdef Text group(self, Text at) except? NULL:
         """Read a group or null."""
-        if at[0] == 110:
+        if at[0] == c'n':
             self.groups.append(None)
             return null_literal(at)
         self.some_groups = True
@@ -590,10 +590,10 @@ cdef inline char* probability(char* at, float value) except NULL:
     cdef uint64_t scaled
     cdef char* text
     cdef size_t size
-    at[0], at[1] = 48, 46
+    at[0], at[1] = c'0', c'.'
     if 0.0625 <= exact < 1:
         scaled = <uint64_t> (exact * 1e9 + 0.5)
-        at[2] = 48 + <char> (scaled // EIGHT_DIGITS)
+        at[2] = c'0' + <char> (scaled // EIGHT_DIGITS)
         eight_digits(at + 3, <unsigned int> (scaled % EIGHT_DIGITS))
         return at + 11
     if 0.00006103515625 <= exact < 1:
@@ -606,7 +606,7 @@ cdef inline char* probability(char* at, float value) except NULL:
         eight_digits(at + 2, <unsigned int> (scaled // EIGHT_DIGITS))
         eight_digits(at + 10, <unsigned int> (scaled % EIGHT_DIGITS))
         return at + 18
-    text = PyOS_double_to_string(exact, 114, 0, Py_DTSF_ADD_DOT_0, NULL)
+    text = PyOS_double_to_string(exact, c'r', 0, Py_DTSF_ADD_DOT_0, NULL)
     size = min(strlen(text), <size_t> LONGEST_NUMBER)
     memcpy(at, text, size)
     PyMem_Free(text)
@@ -622,7 +622,7 @@ cdef Py_ssize_t needs_no_escapes(const char* text, Py_ssize_t size) noexcept nog
     """Return whether a text stands in JSON as it is."""
     cdef Py_ssize_t at
     for at in range(size):
-        if <unsigned char> text[at] < 32 or text[at] == 34 or text[at] == 92:
+        if <unsigned char> text[at] < 32 or text[at] == c'"' or text[at] == c'\\':
             return False
     return True
 
@@ -687,7 +687,7 @@ def write_items(list ids not None, const int64_t[::1] order_K, bytes scores not 
             at += named[k].size
             memcpy(at, piece[1].at, piece[1].size)
             at += piece[1].size
-            comma = <const char*> memchr(score, 44, len(scores) - (score - PyBytes_AS_STRING(scores)))
+            comma = <const char*> memchr(score, c',', len(scores) - (score - PyBytes_AS_STRING(scores)))
             size = (comma if comma != NULL else PyBytes_AS_STRING(scores) + len(scores)) - score
             memcpy(at, score, size)
             at += size
@@ -702,7 +702,7 @@ def write_items(list ids not None, const int64_t[::1] order_K, bytes scores not 
                 at += len(<bytes> last[k])
             memcpy(at, piece[pieces - 1].at, piece[pieces - 1].size)
             at += piece[pieces - 1].size
-            at[0] = 44
+            at[0] = c','
             at += 1
         return PyBytes_FromStringAndSize(begin, max(0, at - begin - 1))
     except UnicodeEncodeError:
