@@ -80,10 +80,7 @@ class PartEncoder:
         self.lookups = {f.name: _lookup(f) for f in self.code_features}
         self.default_codes = {f.name: self._default_code(f) for f in self.code_features}
         ends = np.cumsum([feature.columns for feature in self.code_features]).tolist()
-        self._first_columns = tuple(
-            end - feature.columns for end, feature in zip(ends, self.code_features, strict=True)
-        )
-        self._place = {f.name: at for f, at in zip(self.code_features, self._first_columns, strict=True)}
+        self._place = {f.name: end - f.columns for f, end in zip(self.code_features, ends, strict=True)}
         self._hash_buckets = {
             feature.name: feature.encoding.buckets
             for feature in self.code_features
@@ -112,8 +109,9 @@ class PartEncoder:
         values_NV = np.empty((rows, self.value_columns), dtype=np.float32)
         missing: dict[str, int] = {}
         hashed = self._hash_together(columns, codes_NC)
-        for feature, at in zip(self.code_features, self._first_columns, strict=True):
-            out_NC, known = codes_NC[:, at : at + feature.columns], feature.name in hashed
+        for feature in self.code_features:
+            at, known = self._place[feature.name], feature.name in hashed
+            out_NC = codes_NC[:, at : at + feature.columns]
             lacking = self._fill_codes(feature, columns.get(feature.name), out_NC, known=known)
             if lacking:
                 missing[feature.name] = lacking

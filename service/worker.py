@@ -45,8 +45,9 @@ class Worker:
         """
         self.admin_keys.check()
         self.caller_keys.check()
-        self.metrics.compiled.set(are_compiled())
-        if not are_compiled():
+        compiled = are_compiled()
+        self.metrics.compiled.set(compiled)
+        if not compiled:
             _LOG.warning(
                 "the compiled loops are not built: a request takes about a fifth more CPU time (docs/serving.md)"
             )

@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The two loops over every character of a JSON request and answer, compiled.
+"""The loops over every character of a JSON request and answer, and over the ids of an Arrow answer, compiled.
 
-Both do what `typed_json` and `answer` do without them, for what is common, and return None for all else: escapes,
-names and kinds that are not expected, whatever is wrong. Then those do it, and say what is wrong.
+They do what `typed_json`, `answer` and `arrow` do without them, for what is common, and return None for all else:
+escapes, names and kinds that are not expected, whatever is wrong. Then those do it, and say what is wrong.
 
 Every read stops at the NUL that ends any `bytes`: no character that is read past is one.
 """
@@ -39,6 +39,12 @@ cdef enum Kind:
     STRING
     OTHER
 
+cdef enum Member:
+    ID
+    FEATURES
+    GROUP
+    ANOTHER
+
 _KINDS = {"integer": INTEGER, "number": NUMBER, "string": STRING}
 
 cdef double[23] TENS
@@ -69,6 +75,35 @@ cdef inline Text plain_string(Text at) noexcept nogil:
             return NULL
         at += 1
     return at
+
+
+cdef inline Text after_key(Text quote) noexcept nogil:
+    """Return where the value begins whose key ends with a quote; NULL if no colon is between them."""
+    cdef Text at = space(quote + 1)
+    return space(at + 1) if at[0] == c':' else NULL
+
+
+cdef inline Text after_value(Text at, unsigned char closing, bint* more) noexcept nogil:
+    """Return what follows a value: the next one, if there are more, or what is behind the closing character; else NULL.
+
+    Of NULL, which is no value, NULL.
+    """
+    if at == NULL:
+        return NULL
+    at = space(at)
+    more[0] = at[0] == c','
+    if more[0]:
+        return space(at + 1)
+    return at + 1 if at[0] == closing else NULL
+
+
+cdef inline Member member_of(Text key, Text quote) noexcept nogil:
+    """Return which property of a candidate, or of all, a key from quote to quote is."""
+    if quote - key == 3 and memcmp(key + 1, b"id", 2) == 0:
+        return ID
+    if quote - key == 9 and memcmp(key + 1, b"features", 8) == 0:
+        return FEATURES
+    return GROUP if quote - key == 6 and memcmp(key + 1, b"group", 5) == 0 else ANOTHER
 
 
 cdef inline object text_of(Text begin, Text end):
@@ -213,8 +248,8 @@ cdef class CandidateReader:
 
         Returns:
             The body with an empty list in the candidates' place, which may be wrong elsewhere; ids; groups, or None
-            where there are none; by feature None where no candidate has a value, else the values, int64 or float64 [N] or a
-            list of texts and None, and which are missing, bool [N], or None where none are.
+            where there are none; by feature None where no candidate has a value, else the values, int64 or float64 [N]
+            or a list of texts and None, and which are missing, bool [N], or None where none are.
         """
         if most < 1:
             return None
@@ -229,36 +264,28 @@ cdef class CandidateReader:
         cdef Text end = NULL
         cdef Text at = space(begin)
         cdef Text key
+        cdef bint more = True, wanted
         if at[0] != c'{':
             return None
         at = space(at + 1)
-        while True:
+        while more:
             key = at
-            at = plain_string(at)
+            at = plain_string(key)
             if at == NULL:
                 return None
             wanted = at - key == 11 and memcmp(key + 1, b"candidates", 10) == 0
-            at = space(at + 1)
-            if at[0] != c':':
+            at = after_key(at)
+            if at == NULL or (wanted and start != NULL):
                 return None
-            at = space(at + 1)
             if wanted:
-                if start != NULL:
-                    return None
                 start = at
                 at = end = reading.rows(at) if at[0] == c'[' else reading.columns(at)
             else:
                 at = skipped(at)
+            at = after_value(at, c'}', &more)
             if at == NULL:
                 return None
-            at = space(at)
-            if at[0] == c',':
-                at = space(at + 1)
-                continue
-            break
-        if at[0] != c'}' or start == NULL:
-            return None
-        if space(at + 1) - begin != len(body):
+        if start == NULL or space(at) - begin != len(body):
             return None
         head = body[: start - begin] + b"[]" + body[end - begin :]
         return head, reading.ids, reading.groups if reading.some_groups else None, reading.given()
@@ -294,7 +321,7 @@ cdef class _Reading:
         self.missing_FM = np.zeros((self.features, self.most), np.uint8)
         self.counts_2F = np.zeros((2, self.features), np.int64)
         self.limit = <Text> PyBytes_AS_STRING(body) + len(body)
-        if self.features and self.most:
+        if self.features:
             values, missing, counts = self.values_FM, self.missing_FM, self.counts_2F
             self.values, self.missing = &values[0, 0], &missing[0, 0]
             self.filled, self.lacking = &counts[0, 0], &counts[1, 0]
@@ -302,125 +329,107 @@ cdef class _Reading:
     cdef Text rows(self, Text at) except? NULL:
         """Read a list of candidates; return what follows it, NULL if it is anything but the usual."""
         cdef Py_ssize_t row = 0, feature
+        cdef bint more = True
         at = space(at + 1)
         if at[0] == c']':
             return at + 1
-        while row < self.most and at[0] == c'{':
+        while more:
+            if row == self.most or at[0] != c'{':
+                return NULL
             at = self.candidate(space(at + 1), row)
             if at == NULL:
                 return NULL
             row += 1
             for feature in range(self.features):
-                if self.filled[feature] < row and not self.lack(feature):
-                    return NULL
-            at = space(at)
-            if at[0] == c']':
-                return at + 1
-            if at[0] != c',':
+                if self.filled[feature] < row:
+                    self.lack(feature)
+            at = after_value(at, c']', &more)
+            if at == NULL:
                 return NULL
-            at = space(at + 1)
-        return NULL
+        return at
 
     cdef Text candidate(self, Text at, Py_ssize_t row) except? NULL:
         """Read a candidate from its first key on."""
         cdef Text key
-        cdef Text end
-        cdef bint with_features = False
-        while True:
+        cdef Member member
+        cdef bint with_features = False, more = True
+        while more:
             key = at
-            at = plain_string(at)
+            at = plain_string(key)
             if at == NULL:
                 return NULL
-            end = at
-            at = space(at + 1)
-            if at[0] != c':':
+            member, at = member_of(key, at), after_key(at)
+            if at == NULL:
                 return NULL
-            at = space(at + 1)
-            if end - key == 3 and memcmp(key + 1, b"id", 2) == 0 and len(self.ids) == row:
+            if member == ID and len(self.ids) == row:
                 at = self.name(at, self.ids)
-            elif end - key == 9 and memcmp(key + 1, b"features", 8) == 0 and at[0] == c'{' and not with_features:
+            elif member == FEATURES and at[0] == c'{' and not with_features:
                 with_features = True
                 at = self.of_candidate(space(at + 1), row)
-            elif end - key == 6 and memcmp(key + 1, b"group", 5) == 0 and len(self.groups) == row:
+            elif member == GROUP and len(self.groups) == row:
                 at = self.group(at)
             else:
                 return NULL
+            at = after_value(at, c'}', &more)
             if at == NULL:
                 return NULL
-            at = space(at)
-            if at[0] == c'}':
-                break
-            if at[0] != c',':
-                return NULL
-            at = space(at + 1)
         if len(self.ids) == row:
             return NULL
         if len(self.groups) == row:
             self.groups.append(None)
-        return at + 1
+        return at
 
     cdef Text of_candidate(self, Text at, Py_ssize_t row) except? NULL:
         """Read a candidate's features from the first key on."""
         cdef Py_ssize_t feature = -1
+        cdef bint more = True
         if at[0] == c'}':
             return at + 1
-        while True:
+        while more:
             feature = self.feature(at, feature + 1)
             if feature < 0 or self.filled[feature] != row:
                 return NULL
-            at = space(at + self.known[feature].size + 2)
-            if at[0] != c':':
-                return NULL
-            at = self.value(space(at + 1), feature)
+            at = after_key(at + self.known[feature].size + 1)
             if at == NULL:
                 return NULL
-            at = space(at)
-            if at[0] == c'}':
-                return at + 1
-            if at[0] != c',':
+            at = after_value(self.value(at, feature), c'}', &more)
+            if at == NULL:
                 return NULL
-            at = space(at + 1)
+        return at
 
     cdef Text columns(self, Text at) except? NULL:
         """Read lists of candidates' properties; return what follows them, NULL if they are anything but the usual."""
         cdef Text key
-        cdef Text end
+        cdef Member member
         cdef Py_ssize_t feature
-        cdef bint with_id = False, with_features = False, with_group = False
+        cdef bint with_id = False, with_features = False, with_group = False, more = True
         if at[0] != c'{':
             return NULL
         for feature in range(self.features):
             self.filled[feature] = UNREAD
         at = space(at + 1)
-        while True:
+        while more:
             key = at
-            at = plain_string(at)
+            at = plain_string(key)
             if at == NULL:
                 return NULL
-            end = at
-            at = space(at + 1)
-            if at[0] != c':':
+            member, at = member_of(key, at), after_key(at)
+            if at == NULL:
                 return NULL
-            at = space(at + 1)
-            if end - key == 3 and memcmp(key + 1, b"id", 2) == 0 and not with_id:
+            if member == ID and not with_id:
                 with_id = True
                 at = self.each(at, OF_IDS)
-            elif end - key == 9 and memcmp(key + 1, b"features", 8) == 0 and at[0] == c'{' and not with_features:
+            elif member == FEATURES and at[0] == c'{' and not with_features:
                 with_features = True
                 at = self.feature_columns(space(at + 1))
-            elif end - key == 6 and memcmp(key + 1, b"group", 5) == 0 and not with_group:
+            elif member == GROUP and not with_group:
                 with_group = True
                 at = self.each(at, OF_GROUPS)
             else:
                 return NULL
+            at = after_value(at, c'}', &more)
             if at == NULL:
                 return NULL
-            at = space(at)
-            if at[0] == c'}':
-                break
-            if at[0] != c',':
-                return NULL
-            at = space(at + 1)
         if not with_id or (with_group and len(self.groups) != len(self.ids)):
             return NULL
         for feature in range(self.features):
@@ -428,54 +437,48 @@ cdef class _Reading:
                 self.filled[feature] = self.lacking[feature] = len(self.ids)
             elif self.filled[feature] != len(self.ids):
                 return NULL
-        return at + 1
+        return at
 
     cdef Text feature_columns(self, Text at) except? NULL:
         """Read one list per feature from the first key on."""
         cdef Py_ssize_t feature = -1
+        cdef bint more = True
         if at[0] == c'}':
             return at + 1
-        while True:
+        while more:
             feature = self.feature(at, feature + 1)
             if feature < 0 or self.filled[feature] != UNREAD:
                 return NULL
             self.filled[feature] = 0
-            at = space(at + self.known[feature].size + 2)
-            if at[0] != c':':
-                return NULL
-            at = self.each(space(at + 1), feature)
+            at = after_key(at + self.known[feature].size + 1)
             if at == NULL:
                 return NULL
-            at = space(at)
-            if at[0] == c'}':
-                return at + 1
-            if at[0] != c',':
+            at = after_value(self.each(at, feature), c'}', &more)
+            if at == NULL:
                 return NULL
-            at = space(at + 1)
+        return at
 
     cdef Text each(self, Text at, Py_ssize_t what) except? NULL:
         """Read a list of one feature's values, of ids or of groups."""
         cdef Py_ssize_t row = 0
+        cdef bint more = True
         if at[0] != c'[':
             return NULL
         at = space(at + 1)
         if at[0] == c']':
             return at + 1
-        while row < self.most:
+        while more:
+            if row == self.most:
+                return NULL
             if what >= 0:
                 at = self.value(at, what)
             else:
                 at = self.name(at, self.ids) if what == OF_IDS else self.group(at)
+            row += 1
+            at = after_value(at, c']', &more)
             if at == NULL:
                 return NULL
-            row += 1
-            at = space(at)
-            if at[0] == c']':
-                return at + 1
-            if at[0] != c',':
-                return NULL
-            at = space(at + 1)
-        return NULL
+        return at
 
     cdef Py_ssize_t feature(self, Text key, Py_ssize_t expected) noexcept:
         """Return which feature's name a key is, most likely the expected one; -1 if none's."""
@@ -502,8 +505,8 @@ cdef class _Reading:
         cdef Py_ssize_t row = self.filled[feature]
         cdef Text end
         if at[0] == c'n':
-            at = null_literal(at)
-            return at if at != NULL and self.lack(feature) else NULL
+            self.lack(feature)
+            return null_literal(at)
         if kind == INTEGER:
             at = integer(at, &self.values[feature * self.most + row])
         elif kind == NUMBER:
@@ -519,7 +522,7 @@ cdef class _Reading:
         self.filled[feature] = row + 1
         return at
 
-    cdef bint lack(self, Py_ssize_t feature):
+    cdef int lack(self, Py_ssize_t feature) except -1:
         """Note that a feature's next value is missing."""
         cdef Kind kind = self.known[feature].kind
         cdef Py_ssize_t row = self.filled[feature]
@@ -532,7 +535,7 @@ cdef class _Reading:
         self.missing[feature * self.most + row] = 1
         self.filled[feature] = row + 1
         self.lacking[feature] += 1
-        return True
+        return 0
 
     cdef Text name(self, Text at, list names) except? NULL:
         """Read an id or a group."""

@@ -214,13 +214,13 @@ class _JointLayers(torch.autograd.Function):
         shapes = [weight.shape for weight in layers[::2]]
         width = -(-sum(shape[0] * shape[2] for shape in shapes) // _COLUMNS) * _COLUMNS
         weight_KW, bias_W = x_BK.new_zeros(x_BK.shape[1], width), x_BK.new_zeros(width)
-        for into, weight in zip(_side_by_side(weight_KW, shapes), layers[::2], strict=True):
+        for into, weight in zip(_columns_of(weight_KW, shapes), layers[::2], strict=True):
             into.copy_(weight)
-        for into, bias in zip(_side_by_side(bias_W[None], shapes), layers[1::2], strict=True):
+        for into, bias in zip(_columns_of(bias_W[None], shapes), layers[1::2], strict=True):
             into.copy_(bias)
         ctx.shapes = shapes
         ctx.save_for_backward(x_BK, weight_KW)
-        return tuple(_side_by_side(torch.addmm(bias_W, x_BK, weight_KW), shapes))
+        return tuple(_columns_of(torch.addmm(bias_W, x_BK, weight_KW), shapes))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -228,15 +228,15 @@ class _JointLayers(torch.autograd.Function):
         x_BK, weight_KW = ctx.saved_tensors
         gradient_BW = x_BK.new_empty(len(x_BK), weight_KW.shape[1])
         gradient_BW[:, -_COLUMNS:] = 0
-        for into, gradient in zip(_side_by_side(gradient_BW, ctx.shapes), gradients, strict=True):
+        for into, gradient in zip(_columns_of(gradient_BW, ctx.shapes), gradients, strict=True):
             into.copy_(gradient)
         x_gradient = gradient_BW @ weight_KW.t() if ctx.needs_input_grad[0] else None
-        weights = _side_by_side(x_BK.t() @ gradient_BW, ctx.shapes)
-        biases = _side_by_side(gradient_BW.sum(0)[None], ctx.shapes)
+        weights = _columns_of(x_BK.t() @ gradient_BW, ctx.shapes)
+        biases = _columns_of(gradient_BW.sum(0)[None], ctx.shapes)
         return x_gradient, *(tensor for layer in zip(weights, biases, strict=True) for tensor in layer)
 
 
-def _side_by_side(wide_RW: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
+def _columns_of(wide_RW: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
     """Return each group's columns of a matrix, [E, R, H], as views."""
     views, start = [], 0
     for networks, _, outputs in shapes:
