@@ -17,7 +17,7 @@ WORKDIR /build
 COPY setup.py /build/setup.py
 COPY bundle /build/bundle
 COPY service /build/service
-RUN python setup.py build_ext --inplace && ls bundle/compiled.*.so service/wire/compiled.*.so
+RUN python setup.py build_ext --inplace && ls bundle/compiled.*.so service/wire/compiled_json.*.so service/wire/compiled_arrow.*.so
 
 FROM ${PYTHON_IMAGE}
 COPY --from=packages /opt/dlen /opt/dlen

@@ -10,7 +10,12 @@ from pathlib import Path
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-SOURCES = ("bundle/compiled.pyx", "service/wire/compiled.pyx", "training/compiled.pyx")
+SOURCES = (
+    "bundle/compiled.pyx",
+    "service/wire/compiled_json.pyx",
+    "service/wire/compiled_arrow.pyx",
+    "training/compiled.pyx",
+)
 
 EXTENSIONS = cythonize(
     # the image has no training

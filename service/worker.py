@@ -64,5 +64,5 @@ class Worker:
 
 
 def are_compiled() -> bool:
-    """Return whether what can be compiled is (`bundle/compiled.pyx`, `service/wire/compiled.pyx`)."""
-    return hashing.compiled is not None and wire.compiled is not None
+    """Return whether what can be compiled is (`bundle/compiled.pyx`, `service/wire/compiled_*.pyx`)."""
+    return hashing.compiled is not None and None not in (wire.json, wire.arrow)

@@ -36,9 +36,15 @@ def real_logs() -> Path:
 
 
 @pytest.fixture(scope="session")
-def wire_loops():
-    """Return the service's compiled loops."""
-    return _built("service.wire.compiled")
+def json_loops():
+    """Return the service's compiled loops for JSON."""
+    return _built("service.wire.compiled_json")
+
+
+@pytest.fixture(scope="session")
+def arrow_loops():
+    """Return the service's compiled loops for Arrow."""
+    return _built("service.wire.compiled_arrow")
 
 
 @pytest.fixture(scope="session")

@@ -82,11 +82,11 @@ def _items(ranking: Ranking) -> bytes:
     if ranking.explanation is not None:
         template = template[:-1] + b',"explanation":%b}'
         explained = [orjson.dumps(item) for item in ranking.explanation.items(order_K.tolist())]
-    if loops.compiled is not None and ranking.predicted is not None:
+    if loops.json is not None and ranking.predicted is not None:
         columns_NC = np.concatenate(_parts(ranking.predicted), axis=1, dtype=np.float32)
         scores = orjson.dumps(ranking.ranked.score_N[order_K], option=_NUMPY)[1:-1]
         order_K = np.ascontiguousarray(order_K)
-        written = loops.compiled.write_items(list(ids), order_K, scores, columns_NC, _pieces(template), explained)
+        written = loops.json.write_items(list(ids), order_K, scores, columns_NC, _pieces(template), explained)
         if written is not None:
             return written
     columns = probability_columns(ranking)

@@ -11,6 +11,7 @@ import msgspec
 from service.errors import MediaTypeUnsupported
 from service.wire import arrow, columnar, json_rows
 from service.wire.answer import json_answer
+from service.wire.arrow_answer import arrow_answer
 from service.wire.document import CandidateColumns, RankBody, decode, request_of
 from service.wire.request import RankRequest, RawColumn
 from service.wire.typed_json import TypedJson
@@ -67,7 +68,7 @@ def parse_json(body: bytes, max_candidates: int, request_id: str, typed_json: Ty
 
 ENCODINGS = {
     JSON: Encoding(JSON, "json", parse_json, json_answer),
-    arrow.MEDIA_TYPE: Encoding(arrow.MEDIA_TYPE, "arrow", arrow.parse, arrow.arrow_answer),
+    arrow.MEDIA_TYPE: Encoding(arrow.MEDIA_TYPE, "arrow", arrow.parse, arrow_answer),
 }
 
 

@@ -1,6 +1,6 @@
 """JSON bodies, decoded by what the model's schema says of candidates' features: no dictionary per candidate.
 
-Compiled loops (`compiled.pyx`) take what is common straight to arrays, in a fifth of the time of `json_rows` and
+Compiled loops (`compiled_json.pyx`) take what is common straight to arrays, in a fifth of the time of `json_rows` and
 `columnar`; what they leave (lists, vectors, escaped characters), or all where they were not built, is decoded to one
 structure per candidate, in half the time. `json_rows` and `columnar` stay for bodies that do not fit, to say what is
 wrong with them, and for services of several models, where the body itself names the schema. All give the same requests.
@@ -39,7 +39,7 @@ class TypedJson:
         self._value_types = tuple(value_type_of(feature) for feature in features)
         self._is_list = tuple(isinstance(feature, CategoricalListFeature) for feature in features)
         kinds = ["list" if many else kind for kind, many in zip(self._value_types, self._is_list, strict=True)]
-        self._reader = None if loops.compiled is None else loops.compiled.CandidateReader(self._names, kinds)
+        self._reader = None if loops.json is None else loops.json.CandidateReader(self._names, kinds)
         self._decoder, self._nothing = _decoder(self._names, self._value_types, self._is_list)
 
     def request(self, body: bytes, max_candidates: int, request_id: str) -> RankRequest | None:

@@ -14,6 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from tests.service.arrow_bombs import BOMBS as ARROW_BOMBS
+
 JSON, ARROW, INFER = "application/json", "application/vnd.apache.arrow.stream", "/v2/models/tiny/infer"
 LIMIT_BYTES = 1 << 20
 MAY_GROW_BYTES = 96 << 20
@@ -110,6 +112,7 @@ ARROWS = {
     "a head that is no JSON": arrow(pa.table({"id": ["a"]}).replace_schema_metadata({"dlen": "[" * DEEP})),
     "a file, not a stream": b"ARROW1\x00\x00" + GOOD_ARROW,
     "5,000 columns": arrow(pa.table({f"features.f{i}": [1] for i in range(1500)} | {"id": ["a"]})),
+    **ARROW_BOMBS,
 }
 INFERS = {
     "deep data": infer("[" * DEEP),

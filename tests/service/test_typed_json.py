@@ -45,7 +45,7 @@ PLAIN = FeatureSchema.model_validate(
 
 def uncompiled(schema: FeatureSchema) -> TypedJson:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("service.wire.loops.compiled", None)
+        patch.setattr("service.wire.loops.json", None)
         return TypedJson(schema.item_part)
 
 
@@ -221,8 +221,8 @@ def test_the_schema_changes_nothing(body):
 @example("2.2250738585072011e-308")
 @example("1.7976931348623159e308")
 @example("0." + 400 * "0" + "1e400")
-def test_a_number_is_the_nearest_double(wire_loops, text):
-    reader = wire_loops.CandidateReader(["f0"], ["number"])
+def test_a_number_is_the_nearest_double(json_loops, text):
+    reader = json_loops.CandidateReader(["f0"], ["number"])
     read = reader.read(b'{"candidates":[{"id":"a","features":{"f0":%b}}]}' % text.encode(), 5)
     if math.isinf(float(text)):
         assert read is None
@@ -231,13 +231,13 @@ def test_a_number_is_the_nearest_double(wire_loops, text):
 
 
 @pytest.mark.parametrize("value", [2**63 - 1, -(2**63) + 1, 0, 10**18])
-def test_integers_of_64_bits_are_read_exactly(wire_loops, value):
-    reader = wire_loops.CandidateReader(["x"], ["integer"])
+def test_integers_of_64_bits_are_read_exactly(json_loops, value):
+    reader = json_loops.CandidateReader(["x"], ["integer"])
     assert reader.read(b'{"candidates":{"id":["a"],"features":{"x":[%d]}}}' % value, 5)[3][0][0].tolist() == [value]
 
 
 @pytest.mark.parametrize("many", [1, 5])
-def test_what_is_common_is_read_by_compiled_loops(wire_loops, many):
+def test_what_is_common_is_read_by_compiled_loops(json_loops, many):
     rows = [
         {"id": f"é{at}", "group": None if at else "a", "features": {"f0": at / 2, "class": "ü", "author id": None}}
         for at in range(many)
@@ -253,8 +253,8 @@ def test_what_is_common_is_read_by_compiled_loops(wire_loops, many):
 
 
 @pytest.mark.parametrize("name", ['a"b', "a\\b", "a\nb"])
-def test_a_feature_whose_name_json_must_escape_is_left_to_others(wire_loops, name):
-    reader = wire_loops.CandidateReader([name], ["integer"])
+def test_a_feature_whose_name_json_must_escape_is_left_to_others(json_loops, name):
+    reader = json_loops.CandidateReader([name], ["integer"])
     assert reader.read(b'{"candidates":[{"id":"a","features":{"%b":1}}]}' % name.encode(), 5) is None
 
 

@@ -12,9 +12,11 @@ from service.settings import Settings
 from service.worker import Worker
 
 
-@pytest.mark.parametrize("missing", [None, "bundle.loops.compiled", "service.wire.loops.compiled"])
+@pytest.mark.parametrize(
+    "missing", [None, "bundle.loops.compiled", "service.wire.loops.json", "service.wire.loops.arrow"]
+)
 def test_a_worker_without_compiled_loops_says_so(
-    tmp_path, make_bundle, fusion_file, wire_loops, hash_loops, monkeypatch, caplog, missing
+    tmp_path, make_bundle, fusion_file, json_loops, arrow_loops, hash_loops, monkeypatch, caplog, missing
 ):
     make_bundle(tmp_path / "models" / "tiny" / "1")
     if missing is not None:

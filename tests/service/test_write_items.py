@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from service.wire import loops
 from service.wire.answer import _pieces, _template
-from service.wire.loops import compiled
 
-pytestmark = pytest.mark.usefixtures("wire_loops")
+pytestmark = pytest.mark.usefixtures("json_loops")
 
 f32 = np.float32
 
@@ -22,7 +22,7 @@ def write(ids, scores, columns_NC, tasks, *, latent, order_K=None):
     order_K = np.arange(len(ids)) if order_K is None else order_K
     texts = ",".join(repr(float(scores[at])) for at in order_K).encode()
     pieces = _pieces(_template(tasks, True, latent))
-    return compiled.write_items(list(ids), order_K, texts, np.asarray(columns_NC, f32), pieces)
+    return loops.json.write_items(list(ids), order_K, texts, np.asarray(columns_NC, f32), pieces)
 
 
 powers = f32([2.0**-power for power in range(0, 30)])
@@ -102,7 +102,7 @@ def test_probabilities_have_9_12_or_16_decimals_or_what_they_need():
 def test_a_last_value_stands_behind_the_probabilities():
     pieces = (b'{"id":"', b'","score":', b',"p":', b',"why":', b"}")
     last = [b'{"x":1}', b"[]"]
-    found = compiled.write_items(["a", "b"], np.array([1, 0]), b"2,1", f32([[0.5], [0.25]]), pieces, last)
+    found = loops.json.write_items(["a", "b"], np.array([1, 0]), b"2,1", f32([[0.5], [0.25]]), pieces, last)
     assert found == b'{"id":"b","score":2,"p":0.250000000,"why":{"x":1}},{"id":"a","score":1,"p":0.500000000,"why":[]}'
 
 
@@ -134,14 +134,14 @@ def test_what_does_not_belong_together_is_refused(change, refused):
     fitting = {"ids": ["a", "b"], "order_K": np.arange(2), "scores": b"1,2", "columns_NC": f32([[0.5], [0.5]])}
     fitting["template"] = (b"", b"", b"", b"")
     with pytest.raises((ValueError, IndexError), match=refused):
-        compiled.write_items(**fitting | change)
+        loops.json.write_items(**fitting | change)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.text(max_size=5), max_size=6), st.data())
 def test_texts_are_joined_in_an_order(texts, data):
     order = data.draw(st.lists(st.sampled_from(range(len(texts))), max_size=8)) if texts else []
-    found = compiled.join_texts(texts, np.array(order, dtype=np.int64))
+    found = loops.arrow.join_texts(texts, np.array(order, dtype=np.int64))
     wanted = [texts[at] for at in order]
     if any("\ud800" <= c <= "\udfff" for text in wanted for c in text):
         assert found is None
@@ -154,4 +154,4 @@ def test_texts_are_joined_in_an_order(texts, data):
 @pytest.mark.parametrize("at", [-1, 2])
 def test_an_order_beyond_the_texts_is_refused(at):
     with pytest.raises(IndexError, match=f"order: found {at}, expected below 2"):
-        compiled.join_texts(["a", "b"], np.array([0, at]))
+        loops.arrow.join_texts(["a", "b"], np.array([0, at]))

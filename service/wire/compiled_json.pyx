@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The loops over every character of a JSON request and answer, and over the ids of an Arrow answer, compiled.
+"""The loops over every character of a JSON request and answer, compiled.
 
-They do what `typed_json`, `answer` and `arrow` do without them, for what is common, and return None for all else:
+They do what `typed_json` and `answer` do without them, for what is common, and return None for all else:
 escapes, names and kinds that are not expected, whatever is wrong. Then those do it, and say what is wrong.
 
 Every read stops at the NUL that ends any `bytes`: no character that is read past is one.
@@ -713,40 +713,3 @@ def write_items(list ids not None, const int64_t[::1] order_K, bytes scores not 
     finally:
         PyMem_Free(piece)
         PyMem_Free(begin)
-
-
-def join_texts(list texts not None, const int64_t[::1] order_K not None):
-    """Return the UTF-8 of some texts one after another, and where each begins and the last one ends, int32 [K + 1].
-
-    None where they are no UTF-8, or more than 31 bits of it.
-
-    Raises:
-        IndexError: no such text.
-    """
-    cdef Py_ssize_t rows = len(order_K), k, total = 0
-    cdef int[::1] offsets
-    cdef Piece* piece = <Piece*> PyMem_Malloc((rows + 1) * sizeof(Piece))
-    cdef char* at
-    if piece == NULL:
-        raise MemoryError
-    try:
-        offsets_K1 = np.zeros(rows + 1, np.int32)
-        offsets = offsets_K1
-        for k in range(rows):
-            if not 0 <= order_K[k] < len(texts):
-                raise IndexError(f"order: found {order_K[k]}, expected below {len(texts)}")
-            piece[k].at = PyUnicode_AsUTF8AndSize(texts[order_K[k]], &piece[k].size)
-            total += piece[k].size
-            if total > 0x7FFFFFFF:
-                return None
-            offsets[k + 1] = <int> total
-        joined = PyBytes_FromStringAndSize(NULL, total)
-        at = PyBytes_AS_STRING(joined)
-        for k in range(rows):
-            memcpy(at, piece[k].at, piece[k].size)
-            at += piece[k].size
-        return joined, offsets_K1
-    except UnicodeEncodeError:
-        return None
-    finally:
-        PyMem_Free(piece)
