@@ -15,7 +15,30 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: several processes share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+LONG_FILES = (
+    "test_whole_path.py",
+    "test_demo.py",
+    "service/test_server.py",
+    "loadtest/test_scenarios_real.py",
+    "loadtest/test_commands.py",
+    "training/sources/test_kuairand.py",
+    "training/test_parallel.py",
+    "loadtest/test_run.py",
+    "training/test_against.py",
+    "loadtest/test_scenario_overload.py",
+    "training/test_scale.py",
+    "deploy/test_images.py",
+    "deploy/test_rules.py",
+    "fusion/test_experiments.py",
+)
+"""Files that take 25 seconds and more, the longest first: begun last, one of them would keep one core for minutes."""
 REQUIRE_REAL = os.environ.get("DLEN_REQUIRE_REAL") == "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 def skip_or_fail(reason: str) -> None:
