@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import json
 import os
@@ -55,6 +56,19 @@ def real_logs() -> Path:
     folder = (root / "kuairand-pure").resolve()
     if not folder.is_dir():
         skip_or_fail(f"no KuaiRand-Pure logs at {folder} (set DLEN_TEST_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_prepared(real_logs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the KuaiRand-Pure logs, prepared once for all processes that run tests."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder = shared / "kuairand"
+    with (shared / "kuairand.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "prepared.json").exists():
+            run_dlen("prepare", "--source", "kuairand", "--input", real_logs, "--out", folder)
     return folder
 
 

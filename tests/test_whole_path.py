@@ -116,9 +116,8 @@ def test_served_probabilities_are_the_trained_networks(models, trained, prepared
 
 
 @pytest.mark.real_logs
-def test_from_real_logs_to_an_ordered_feed(real_logs, tmp_path):
-    data, run, models = tmp_path / "data", tmp_path / "run", tmp_path / "models"
-    dlen("prepare", "--source", "kuairand", "--input", real_logs, "--out", data)
+def test_from_real_logs_to_an_ordered_feed(real_prepared, tmp_path):
+    data, run, models = real_prepared, tmp_path / "run", tmp_path / "models"
     small = ("--set", "expert_hidden=[64,32]", "--set", "latent_hidden=[64,32]", "--set", "experts=3")
     dlen("train", "--data", data, "--model", "dlen-mmoe", "--out", run, "--set", "epochs=1", *small)
     dlen("evaluate", "--run", run, "--data", data, "--split", "test", "--json", tmp_path / "test.json")

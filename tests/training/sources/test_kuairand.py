@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from training.dataset import read_prepared
 from training.errors import ColumnMissing, SourceEmpty, SourceMissing, SourceUnreadable
 from training.prepare import prepare
 from training.requests import RequestChoice, build_requests
@@ -183,34 +183,30 @@ def test_what_is_wrong_with_the_files_is_named(official):
         open_kuairand(official)
 
 
-@pytest.fixture(scope="session")
-def real_prepared(real_logs: Path, tmp_path_factory: pytest.TempPathFactory):
-    out = tmp_path_factory.mktemp("kuairand") / "data"
-    return prepare(open_kuairand(real_logs), out)[0]
-
-
 @pytest.mark.real_logs
 def test_real_rows_are_those_of_the_reference(real_prepared):
-    splits = {name: (split.rows, split.first, split.last) for name, split in real_prepared.info.splits.items()}
+    data = read_prepared(real_prepared)
+    splits = {name: (split.rows, split.first, split.last) for name, split in data.info.splits.items()}
     assert {name: rows for name, (rows, _, _) in splits.items()} == {
         "train": 131_177, "validation": 18_555, "test": 30_290
     }  # fmt: skip
-    assert real_prepared.info.dropped == 5_039
-    positives = np.asarray(real_prepared.split("test").labels).sum(axis=0).tolist()
+    assert data.info.dropped == 5_039
+    positives = np.asarray(data.split("test").labels).sum(axis=0).tolist()
     assert positives == [13_499, 466, 45, 85, 21, 30]
 
 
 @pytest.mark.real_logs
 def test_real_requests_encode_to_the_prepared_codes(real_prepared):
-    encoder = real_prepared.encoder
-    rows = pl.read_parquet(real_prepared.rows_path("test"))
-    test = real_prepared.split("test")
-    (body,) = build_requests(real_prepared, RequestChoice(candidates=10))
+    data = read_prepared(real_prepared)
+    encoder = data.encoder
+    rows = pl.read_parquet(data.rows_path("test"))
+    test = data.split("test")
+    (body,) = build_requests(data, RequestChoice(candidates=10))
     at = int(np.argmax((rows["__user"] == int(body["user"]["id"])).to_numpy()))
     request = body["user"]["features"] | body["context"]
     encoded = encoder.request.encode(encoder.request.columns_from_python({k: [v] for k, v in request.items()}), 1)
-    assert np.array_equal(encoded.codes_NC[0], test.codes[at, : real_prepared.request_code_columns])
-    assert np.array_equal(encoded.values_NV[0], test.values[at, : real_prepared.request_value_columns])
+    assert np.array_equal(encoded.codes_NC[0], test.codes[at, : data.request_code_columns])
+    assert np.array_equal(encoded.values_NV[0], test.values[at, : data.request_value_columns])
 
 
 @pytest.mark.real_logs
