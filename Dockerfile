@@ -8,7 +8,7 @@ RUN python -m venv /opt/dlen \
  && /opt/dlen/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --no-deps -r /tmp/service.lock \
  && /opt/dlen/bin/pip uninstall --yes --quiet pip
 
-# Two loops are compiled (setup.py). What cannot be built is left out there, so that here it is asked for by name.
+# Some loops are compiled (setup.py). What cannot be built is left out there, so that here it is asked for by name.
 FROM ${PYTHON_IMAGE} AS compiled
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
 COPY requirements/build.lock /tmp/build.lock
@@ -16,8 +16,9 @@ RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes --no
 WORKDIR /build
 COPY setup.py /build/setup.py
 COPY bundle /build/bundle
+COPY fusion /build/fusion
 COPY service /build/service
-RUN python setup.py build_ext --inplace && ls bundle/compiled.*.so service/wire/compiled_json.*.so service/wire/compiled_arrow.*.so
+RUN python setup.py build_ext --inplace && ls bundle/compiled.*.so fusion/compiled.*.so service/wire/compiled_json.*.so service/wire/compiled_arrow.*.so
 
 FROM ${PYTHON_IMAGE}
 COPY --from=packages /opt/dlen /opt/dlen
@@ -27,6 +28,7 @@ COPY bundle /app/bundle
 COPY fusion /app/fusion
 COPY service /app/service
 COPY --from=compiled /build/bundle/*.so /app/bundle/
+COPY --from=compiled /build/fusion/*.so /app/fusion/
 COPY --from=compiled /build/service/wire/*.so /app/service/wire/
 ENV PATH=/opt/dlen/bin:/usr/bin:/bin \
     PYTHONPATH=/app \

@@ -12,6 +12,7 @@ from setuptools import Extension, setup
 
 SOURCES = (
     "bundle/compiled.pyx",
+    "fusion/compiled.pyx",
     "service/wire/compiled_json.pyx",
     "service/wire/compiled_arrow.pyx",
     "training/compiled.pyx",

@@ -12,9 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-from fusion import formulas
+from fusion import formulas, loops
 from fusion.calibration import Calibration
-from fusion.errors import NoLatent, UnknownTask
+from fusion.errors import InputInvalid, NoLatent, UnknownTask
 from fusion.expression import Node, parse
 from fusion.formulas import Floats
 from fusion.policies import Expression, Policy, RankProduct, RankSum
@@ -37,6 +37,7 @@ class Formula:
         needs_joint: reads P(task, UP).
         needs_p_up: reads P(UP).
         attributes: candidate attributes that it reads, with their defaults.
+        in_one_pass: the scores of a model's outputs, or None where they are left to `terms` and `link`; the same bits.
     """
 
     names: tuple[str, ...]
@@ -46,6 +47,21 @@ class Formula:
     needs_joint: bool
     needs_p_up: bool
     attributes: Mapping[str, float]
+    in_one_pass: Callable[[Probabilities], Floats | None] | None = None
+
+    def score(self, probabilities: Probabilities, candidates: Candidates) -> Floats:
+        """Return the score of each candidate, float64 [N].
+
+        Raises:
+            InputInvalid: a score that is not finite.
+        """
+        if self.in_one_pass is not None and (finite_N := self.in_one_pass(probabilities)) is not None:
+            return finite_N
+        score_N = self.link(formulas.add_terms(self.terms(probabilities, candidates)))
+        if not np.isfinite(score_N).all():
+            row = int(np.flatnonzero(~np.isfinite(score_N))[0])
+            raise InputInvalid(f"score of candidate {row}", found=score_N[row], expected="a finite number")
+        return score_N
 
 
 def compile_formula(
@@ -115,6 +131,7 @@ def _weighted(policy: Policy, reader: SignalReader, used: list[str], needs_p_up:
     to_terms: Callable[[Floats], Floats]
     link: Callable[[Floats], Floats] = _identity
     link_name: Link = "identity"
+    squeeze: tuple[float, float, float] | None = None
     if isinstance(policy, RankSum | RankProduct):
         terms_of = formulas.rank_sum_terms if isinstance(policy, RankSum) else formulas.rank_product_terms
         to_terms = partial(_ranked, terms_of=terms_of, weights_K=weights_K, policy=policy)
@@ -127,6 +144,7 @@ def _weighted(policy: Policy, reader: SignalReader, used: list[str], needs_p_up:
         link, link_name = np.exp, "exp"
     elif has_negative and not isinstance(policy, RankProduct) and policy.formula != "power_product":
         negative, weight = float(-weights_K[weights_K < 0].sum()), float(np.abs(weights_K).sum())
+        squeeze = negative, weight, policy.negative_ceiling
         link = partial(formulas.squeeze_negative, negative=negative, weight=weight, ceiling=policy.negative_ceiling)
         link_name = "squeeze"
 
@@ -137,7 +155,27 @@ def _weighted(policy: Policy, reader: SignalReader, used: list[str], needs_p_up:
         return to_terms(signals_KN)
 
     names = (*used, *([P_UP] if needs_p_up else []))
-    return Formula(names, terms, link, link_name, any(reader.joint), needs_p_up, {})
+    in_one_pass = None
+    if policy.formula == "weighted_sum":
+        in_one_pass = _weighted_sum(reader, weights[: len(used)], policy.p_up if needs_p_up else None, squeeze)
+    return Formula(names, terms, link, link_name, any(reader.joint), needs_p_up, {}, in_one_pass)
+
+
+def _weighted_sum(
+    reader: SignalReader, weights: list[float], p_up: float | None, squeeze: tuple[float, float, float] | None
+) -> Callable[[Probabilities], Floats | None] | None:
+    """Return the compiled sum of float32 outputs; None where it was not built, or signals are calibrated."""
+    if loops.compiled is None or not all(calibration.is_identity for calibration in reader.calibrations):
+        return None
+    compiled = loops.compiled.WeightedSum(len(reader.tasks), reader.columns, reader.joint, weights, p_up, squeeze)
+
+    def scores(probabilities: Probabilities) -> Floats | None:
+        p_NT, p_joint_NT, p_up_N = probabilities.p_NT, probabilities.p_joint_NT, probabilities.p_up_N
+        if any(array is not None and array.dtype != np.float32 for array in (p_NT, p_joint_NT, p_up_N)):
+            return None
+        return compiled.scores(p_NT, p_joint_NT, p_up_N)
+
+    return scores
 
 
 def _ranked(

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from fusion.calibration import Calibration
 from fusion.compile import Formula, compile_formula
-from fusion.errors import InputInvalid
 from fusion.explain import Explanation, explain_slate
-from fusion.formulas import Floats, add_terms, order_by_score
+from fusion.formulas import Floats, order_by_score
 from fusion.policies import Policy
 from fusion.rerank import Slate, apply_rules
 from fusion.rules import Decay, Dpp, FirstCap, Mmr, Pin, WindowCap
@@ -71,20 +70,28 @@ class CompiledPolicy:
         Raises:
             InputInvalid: arrays that do not fit each other or the model, or a score that is not finite.
         """
-        _, fused_N = self._score(probabilities, candidates)
+        fused_N = self.score(probabilities, candidates)
         return _ranked(self._rerank(fused_N, probabilities, candidates, explain=False), top_k)
 
     def explain(
         self, probabilities: Probabilities, top_k: int | None = None, candidates: Candidates = NO_CANDIDATES
     ) -> tuple[Ranked, Explanation]:
         """Return what `rank` returns, and how each score and position came about."""
-        terms_KN, fused_N = self._score(probabilities, candidates)
+        fused_N = self.score(probabilities, candidates)
+        terms_KN = self.formula.terms(probabilities, candidates)
         slate = self._rerank(fused_N, probabilities, candidates, explain=True)
         return _ranked(slate, top_k), explain_slate(self.formula, terms_KN, fused_N, slate)
 
     def score(self, probabilities: Probabilities, candidates: Candidates = NO_CANDIDATES) -> Floats:
-        """Return the fused score per candidate, float64 [N], before gate and rules."""
-        return self._score(probabilities, candidates)[1]
+        """Return the fused score per candidate, float64 [N], before gate and rules.
+
+        Raises:
+            InputInvalid: arrays that do not fit each other or the model, or a score that is not finite.
+        """
+        formula = self.formula
+        needs_p_up = formula.needs_p_up or self.policy.gate is not None
+        check_shapes(probabilities, len(self.tasks), joint=formula.needs_joint, p_up=needs_p_up)
+        return formula.score(probabilities, candidates)
 
     @cached_property
     def needs(self) -> Needs:
@@ -97,17 +104,6 @@ class CompiledPolicy:
             ids=any(pin.id for pin in pins),
             vectors=any(isinstance(rule, Mmr | Dpp) for rule in rules),
         )
-
-    def _score(self, probabilities: Probabilities, candidates: Candidates) -> tuple[Floats, Floats]:
-        formula = self.formula
-        needs_p_up = formula.needs_p_up or self.policy.gate is not None
-        check_shapes(probabilities, len(self.tasks), joint=formula.needs_joint, p_up=needs_p_up)
-        terms_KN = formula.terms(probabilities, candidates)
-        score_N = formula.link(add_terms(terms_KN))
-        if not np.isfinite(score_N).all():
-            row = int(np.flatnonzero(~np.isfinite(score_N))[0])
-            raise InputInvalid(f"score of candidate {row}", found=score_N[row], expected="a finite number")
-        return terms_KN, score_N
 
     def _rerank(self, fused_N: Floats, probabilities: Probabilities, candidates: Candidates, *, explain: bool) -> Slate:
         slate = Slate(fused_N, order_by_score(fused_N), candidates, explain)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from bundle import loops as hashing
+from fusion import loops as scoring
 from service.admission import Admission
 from service.compute import Compute
 from service.keys import Keys
@@ -64,5 +65,5 @@ class Worker:
 
 
 def are_compiled() -> bool:
-    """Return whether what can be compiled is (`bundle/compiled.pyx`, `service/wire/compiled_*.pyx`)."""
-    return hashing.compiled is not None and None not in (wire.json, wire.arrow)
+    """Return whether what can be compiled is (`bundle`, `fusion` and `service/wire` have `.pyx` files)."""
+    return None not in (hashing.compiled, scoring.compiled, wire.json, wire.arrow)

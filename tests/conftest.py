@@ -91,6 +91,12 @@ def hash_loops():
 
 
 @pytest.fixture(scope="session")
+def score_loops():
+    """Return fusion's compiled loop."""
+    return _built("fusion.compiled")
+
+
+@pytest.fixture(scope="session")
 def training_loops():
     """Return training's compiled loop."""
     return _built("training.compiled")

@@ -139,7 +139,7 @@ def test_the_image_compiles_what_is_compiled(image, tmp_path, json_loops):
     subprocess.run(command, shell=True, cwd=tmp_path, env=environment, check=True, capture_output=True)
     patterns = re.findall(r"^COPY --from=compiled /build/(\S+) ", image.text, re.M)
     built = sorted(file.parent.relative_to(tmp_path) for pattern in patterns for file in tmp_path.glob(pattern))
-    assert built == [Path("bundle"), Path("service/wire"), Path("service/wire")]
+    assert built == [Path("bundle"), Path("fusion"), Path("service/wire"), Path("service/wire")]
     assert (
         re.findall(r"^cython==(\S+)", (ROOT / "requirements/build.lock").read_text(), re.M)
         == re.findall(r"cython==([\d.]+)", (ROOT / "pyproject.toml").read_text())[:1]
@@ -148,7 +148,7 @@ def test_the_image_compiles_what_is_compiled(image, tmp_path, json_loops):
 
 def test_what_cannot_be_compiled_is_left_out(tmp_path):
     shutil.copy(ROOT / "setup.py", tmp_path)
-    for package in ("bundle", "service/wire", "training"):
+    for package in ("bundle", "fusion", "service/wire", "training"):
         (tmp_path / package).mkdir(parents=True)
         for source in (ROOT / package).glob("*.pyx"):
             shutil.copy(source, tmp_path / package)

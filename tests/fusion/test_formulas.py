@@ -234,6 +234,54 @@ def test_arrays_that_do_not_fit_are_refused(outputs_of_model, message):
         compiled("weighted_sum").rank(outputs_of_model)
 
 
+SUMS = {
+    "three tasks": {"weights": {"like": 3.0, "click": 1.1, "hate": 0.7}},
+    "one task": {"weights": {"like": 1.0}},
+    "P(UP) alone": {"weights": {"like": 0.0}, "p_up": 0.3},
+    "negative": {"weights": {"like": 1.0, "click": 0.1, "hate": -5.0}, "p_up": 0.5},
+    "negative alone": {"weights": {"hate": -3.0}, "negative_ceiling": 0.01},
+}
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows=rows, name=st.sampled_from(sorted(SUMS)), signal=st.sampled_from(["joint", "marginal"]))
+def test_the_compiled_weighted_sum_is_the_sum_to_the_bit(score_loops, rows, name, signal):
+    policy = POLICY.validate_python({"formula": "weighted_sum", **SUMS[name], "signal": signal})
+    of_model = outputs(rows)
+    one_pass = compile_policy(policy, TASKS, has_p_up=True, negative_tasks=NEGATIVE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fusion.loops.compiled", None)
+        by_terms = compile_policy(policy, TASKS, has_p_up=True, negative_tasks=NEGATIVE)
+    assert one_pass.formula.in_one_pass(of_model) is not None and by_terms.formula.in_one_pass is None
+    assert one_pass.score(of_model).tobytes() == by_terms.score(of_model).tobytes()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_the_compiled_weighted_sum_leaves_what_is_not_finite(score_loops, value):
+    of_model = outputs([[0.5] * 4, [0.5, value, 0.5, 0.5]])
+    assert compiled("with_negative").formula.in_one_pass(of_model) is None
+    with pytest.raises(InputInvalid, match="score of candidate 1: got"):
+        compiled("with_negative").rank(of_model)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((3, (3,), (False,), (1.0,), None, None), "column: found 3, expected below 3"),
+        ((3, (-1,), (False,), (1.0,), None, None), "column: found -1"),
+        ((3, (), (), (), None, None), "terms: found none"),
+        ((3, (0, 1), (False,), (1.0, 2.0), None, None), "zip"),
+        ((2, (0,), (False,), (1.0,), None, None), "p: found 3 tasks, expected 2"),
+        ((3, (0,), (True,), (1.0,), None, None), "p_joint: found another shape"),
+        ((3, (0,), (False,), (1.0,), 1.0, None), "p_up: found another number of rows"),
+    ],
+)
+def test_the_compiled_weighted_sum_refuses_what_does_not_fit(score_loops, arguments, message):
+    p_NT = np.zeros((4, 3), np.float32)
+    with pytest.raises(ValueError, match=message):
+        score_loops.WeightedSum(*arguments).scores(p_NT, p_NT[1:], p_NT[1:, 0])
+
+
 @given(
     rows=st.lists(st.lists(st.sampled_from([0.0, 1e-40, 0.25, 0.3, 0.5, 1.0, 1e30]), min_size=4, max_size=4)),
     exact=st.booleans(),
