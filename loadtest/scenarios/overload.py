@@ -80,9 +80,9 @@ def run(settings: Settings) -> ScenarioResult:
                 asking = parse_target(ranker.url, [f"X-Request-Deadline-Ms: {deadline_ms}"])
                 requests = build_requests(asking, settings.bodies)
                 time.sleep(settings.amount(5, 1) / 10)
-                already = _shed(ranker)
-                outcomes.append(_drive(asking, requests, times_ns, settings.seed))
-                counted += _shed(ranker) - already
+                outcome, shed = _drive(ranker, asking, requests, times_ns, settings.seed)
+                outcomes.append(outcome)
+                counted += shed
                 time.sleep(settings.amount(5, 1) / 10)
                 before_per_s, capacity_per_s = capacity_per_s, _capacity(target, requests, settings)
                 around_per_s = (before_per_s + capacity_per_s) / 2
@@ -91,18 +91,16 @@ def run(settings: Settings) -> ScenarioResult:
             before_s, burst_s, after_s = (float(settings.amount(full, 1)) for full in (6, 5, 12))
             parts = [(LIGHT, before_s), (BURST, burst_s), (LIGHT, after_s)]
             times_ns = _times([(share * capacity_per_s, length_s) for share, length_s in parts], settings.seed)
-            already = _shed(ranker)
-            outcomes.append(_drive(target, requests, times_ns, settings.seed))
-            counted += _shed(ranker) - already
+            last, shed = _drive(ranker, target, requests, times_ns, settings.seed)
+            outcomes.append(last)
             facts = Facts(
                 levels=tuple(levels),
-                recovery=recovery_of(outcomes[-1], before_s, before_s + burst_s),
+                recovery=recovery_of(last, before_s, before_s + burst_s),
                 refused=sum(int(np.isin(outcome.status, _REFUSED).sum()) for outcome in outcomes),
-                counted=counted,
+                counted=counted + shed,
                 degraded=ranker.metric("dlen_rank_degraded_total"),
                 pinned=cores.one_each,
             )
-    last = outcomes[-1]
     return ScenarioResult(
         checks(facts),
         figures(facts),
@@ -199,9 +197,14 @@ def _times(parts: Sequence[tuple[float, float]], seed: int) -> NDArray[np.int64]
     return np.concatenate(times)
 
 
-def _drive(target: Target, requests: Sequence[bytes], times_ns: NDArray[np.int64], seed: int) -> Outcome:
+def _drive(
+    ranker: Ranker, target: Target, requests: Sequence[bytes], times_ns: NDArray[np.int64], seed: int
+) -> tuple[Outcome, float]:
+    """Return how a load went, and how many of it the ranker says it refused."""
+    already = _shed(ranker)
     picks = np.random.default_rng(seed).integers(0, len(requests), len(times_ns), dtype=np.int32)
-    return drive(Plan(target, requests, times_ns, picks, connections=_CONNECTIONS, timeout_s=_TIMEOUT_S))
+    outcome = drive(Plan(target, requests, times_ns, picks, connections=_CONNECTIONS, timeout_s=_TIMEOUT_S))
+    return outcome, _shed(ranker) - already
 
 
 def _line(level: Level) -> str:
