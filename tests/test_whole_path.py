@@ -28,6 +28,11 @@ def dlen(*arguments: object, expect: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+def here(*arguments: object) -> None:
+    """Run a command in this process."""
+    assert main(list(map(str, arguments))) == 0
+
+
 @contextmanager
 def served(models: Path, fusion: Path = FUSION):
     """Yield the URLs of the API and the metrics of a service on free ports; it must stop cleanly."""
@@ -120,14 +125,14 @@ def test_from_real_logs_to_an_ordered_feed(real_prepared, tmp_path):
     data, run, models = real_prepared, tmp_path / "run", tmp_path / "models"
     small = ("--set", "expert_hidden=[64,32]", "--set", "latent_hidden=[64,32]", "--set", "experts=3")
     dlen("train", "--data", data, "--model", "dlen-mmoe", "--out", run, "--set", "epochs=1", *small)
-    dlen("evaluate", "--run", run, "--data", data, "--split", "test", "--json", tmp_path / "test.json")
+    here("evaluate", "--run", run, "--data", data, "--split", "test", "--json", tmp_path / "test.json")
     figures = json.loads((tmp_path / "test.json").read_text())
     assert figures["tasks"]["click"]["auc"] > 0.72
     assert figures["tasks"]["click"]["gauc"] > 0.58
     assert 0.8 < figures["tasks"]["click"]["pcoc"] < 1.2
-    dlen("export", "--run", run, "--out", models / "kuairand" / "1")
+    here("export", "--run", run, "--out", models / "kuairand" / "1")
     request = tmp_path / "request.json"
-    dlen("request", "--data", data, "--split", "test", "--out", request)
+    here("request", "--data", data, "--split", "test", "--out", request)
     with served(models) as (url, _):
         dlen("rank", "--url", url, "--request", request, "--json", tmp_path / "answer.json")
     answer = json.loads((tmp_path / "answer.json").read_text())
@@ -160,18 +165,13 @@ def test_a_strangers_wide_table_trains_and_evaluates(tmp_path):
     )
     data, run = tmp_path / "data", tmp_path / "run"
     schema = tmp_path / "schema.yaml"
-    dlen("prepare", "--source", "table", "--input", tmp_path / "wide.csv", "--schema", schema, "--out", data)
+    here("prepare", "--source", "table", "--input", tmp_path / "wide.csv", "--schema", schema, "--out", data)
     small = [f"--set={s}" for s in ("expert_hidden=[16]", "latent_hidden=[16]", "batch_size=64", "learning_rate=0.01")]
-    dlen("train", "--data", data, "--out", run, *small)
-    dlen("evaluate", "--run", run, "--data", data, "--json", tmp_path / "wide.json")
+    here("train", "--data", data, "--out", run, *small)
+    here("evaluate", "--run", run, "--data", data, "--json", tmp_path / "wide.json")
     figures = json.loads((tmp_path / "wide.json").read_text())["tasks"]
     assert figures["buy"]["auc"] > 0.75
     assert figures["buy"]["gauc"] is None
-
-
-def here(*arguments: object) -> None:
-    """Run a command in this process."""
-    assert main(list(map(str, arguments))) == 0
 
 
 def test_nested_tasks_are_served_as_chains(nested, tmp_path):
