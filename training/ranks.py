@@ -17,6 +17,9 @@ from torch import Tensor
 from training.errors import ConfigInvalid
 
 DEVICES = ("auto", "cpu", "cuda")
+_SUMMED: list[Tensor] = []
+"""The tensor that was summed last, kept because gloo's threads let go of it a moment after the sum is there: where
+Python has let go before, they need the interpreter to free it, and abort the process if that has begun to end."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Ranks:
         """Return the sum over ranks, the same bits on each."""
         if self.count > 1:
             dist.all_reduce(tensor)
+            _SUMMED[:] = [tensor]
         return tensor
 
     def gather(self, tensor: Tensor, rows: int) -> Tensor | None:
