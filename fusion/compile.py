@@ -57,7 +57,11 @@ class Formula:
         """
         if self.in_one_pass is not None and (finite_N := self.in_one_pass(probabilities)) is not None:
             return finite_N
-        score_N = self.link(formulas.add_terms(self.terms(probabilities, candidates)))
+        return self.score_of(self.terms(probabilities, candidates))
+
+    def score_of(self, terms_KN: Floats) -> Floats:
+        """Return the same from the terms [K, N]."""
+        score_N = self.link(formulas.add_terms(terms_KN))
         if not np.isfinite(score_N).all():
             row = int(np.flatnonzero(~np.isfinite(score_N))[0])
             raise InputInvalid(f"score of candidate {row}", found=score_N[row], expected="a finite number")

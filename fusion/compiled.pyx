@@ -75,6 +75,7 @@ cdef class WeightedSum:
         score_N = scores
         for row in range(rows):
             total = 0.0
+            # the first term is not added to 0, which would turn -0 into 0
             for term in range(self.count):
                 if terms[term].is_joint:
                     addend = <double> p_joint_NT[row, terms[term].column] * terms[term].weight

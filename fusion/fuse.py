@@ -77,8 +77,9 @@ class CompiledPolicy:
         self, probabilities: Probabilities, top_k: int | None = None, candidates: Candidates = NO_CANDIDATES
     ) -> tuple[Ranked, Explanation]:
         """Return what `rank` returns, and how each score and position came about."""
-        fused_N = self.score(probabilities, candidates)
+        self._check(probabilities)
         terms_KN = self.formula.terms(probabilities, candidates)
+        fused_N = self.formula.score_of(terms_KN)
         slate = self._rerank(fused_N, probabilities, candidates, explain=True)
         return _ranked(slate, top_k), explain_slate(self.formula, terms_KN, fused_N, slate)
 
@@ -88,10 +89,8 @@ class CompiledPolicy:
         Raises:
             InputInvalid: arrays that do not fit each other or the model, or a score that is not finite.
         """
-        formula = self.formula
-        needs_p_up = formula.needs_p_up or self.policy.gate is not None
-        check_shapes(probabilities, len(self.tasks), joint=formula.needs_joint, p_up=needs_p_up)
-        return formula.score(probabilities, candidates)
+        self._check(probabilities)
+        return self.formula.score(probabilities, candidates)
 
     @cached_property
     def needs(self) -> Needs:
@@ -104,6 +103,10 @@ class CompiledPolicy:
             ids=any(pin.id for pin in pins),
             vectors=any(isinstance(rule, Mmr | Dpp) for rule in rules),
         )
+
+    def _check(self, probabilities: Probabilities) -> None:
+        needs_p_up = self.formula.needs_p_up or self.policy.gate is not None
+        check_shapes(probabilities, len(self.tasks), joint=self.formula.needs_joint, p_up=needs_p_up)
 
     def _rerank(self, fused_N: Floats, probabilities: Probabilities, candidates: Candidates, *, explain: bool) -> Slate:
         slate = Slate(fused_N, order_by_score(fused_N), candidates, explain)

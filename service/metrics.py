@@ -110,7 +110,7 @@ class Metrics:
             registry=r,
         )  # fmt: skip
         self.compiled = Gauge(
-            "dlen_compiled_loops", "1 where JSON and hashed features are read and written by compiled loops.",
+            "dlen_compiled_loops", "1 where requests are read, scored and written by compiled loops.",
             registry=r, multiprocess_mode="min",
         )  # fmt: skip
         self.spans_lost = Counter("dlen_trace_spans_lost_total", "Spans that the collector did not take.", registry=r)

@@ -32,7 +32,7 @@ LONG_FILES = (
     "deploy/test_rules.py",
     "fusion/test_experiments.py",
 )
-"""Files that take 25 seconds and more, the longest first: begun last, one of them would keep one core for minutes."""
+"""Files that take 15 seconds and more, the longest first: begun last, one of them would keep one core for minutes."""
 REQUIRE_REAL = os.environ.get("DLEN_REQUIRE_REAL") == "1"
 
 

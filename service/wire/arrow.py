@@ -5,7 +5,7 @@ whose columns are `id`, `group`, `vector` (lists of floats) and `features.<name>
 integers or strings, and dictionaries of them are read; null is missing. Buffers must not be compressed (a
 Content-Encoding may be, with a limit on what it inflates to), and rows are counted before a batch is read.
 
-Compiled loops (`compiled_arrow.pyx`) read streams of one batch of numbers and strings, in a tenth of the time that
+Compiled loops (`compiled_arrow.pyx`) read streams of one batch of numbers and strings, in a third of the time that
 pyarrow takes; pyarrow reads all others, all where they were not built, and says what is wrong. Both give the same.
 """
 

@@ -2,9 +2,9 @@
 where asked; its metadata holds the head of the JSON answer under `dlen`.
 
 pyarrow writes one answer's messages for each set of columns. All others differ from it in a few numbers, which are put
-in their places, and in the bytes that follow: in a tenth of the time that pyarrow takes for each.
+in their places, and in the bytes that follow: in half of the time that pyarrow takes for each, or less.
 
-Legend: K candidates returned, C columns of probabilities, V columns in all.
+Legend: K candidates returned, C columns of probabilities.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from service.wire import loops
 from service.wire.answer import head_of, probability_columns
-from service.wire.flatbuffer import child, field, vector
+from service.wire.arrow import HEAD
+from service.wire.flatbuffer import child, field, u32, vector
 
 if TYPE_CHECKING:
     from service.ranker import Ranking
 
-HEAD = b"dlen"
 _ALIGNED = 8
 """Bytes to whose multiples buffers and messages are filled up."""
 _CONTINUATION = b"\xff\xff\xff\xff"
@@ -47,9 +47,7 @@ def arrow_answer(ranking: Ranking) -> bytes:
     written.add(ranking.ranked.score_N[order_K].tobytes())
     written.add_rows(probability_columns(ranking).T)
     if explained is not None:
-        offsets_K1 = np.zeros(len(explained) + 1, np.int32)
-        np.cumsum([len(text) for text in explained], out=offsets_K1[1:])
-        written.texts(b"".join(explained), offsets_K1)
+        written.texts(*_one_after_another(explained))
     layout = _layout(tasks, latent, explained is not None)
     return b"".join(
         (*layout.heads(orjson.dumps(head_of(ranking)), len(order_K), written), *written.parts, _END_OF_STREAM)
@@ -115,12 +113,12 @@ class _Layout:
         self._columns = len(schema)
 
         # the metadata's value is put behind all else, where it may have any length
-        root = child(self._schema, struct.unpack_from("<I", self._schema)[0], 2)
+        root = child(self._schema, u32(self._schema, 0), 2)
         pairs, _ = vector(self._schema, root, 2)
-        value = field(self._schema, pairs + struct.unpack_from("<I", self._schema, pairs)[0], 1)
+        value = field(self._schema, pairs + u32(self._schema, pairs), 1)
         struct.pack_into("<I", self._schema, value, len(self._schema) - value)
 
-        message = struct.unpack_from("<I", self._batch)[0]
+        message = u32(self._batch, 0)
         root = child(self._batch, message, 2)
         self._body_size_at, self._rows_at = field(self._batch, message, 3), field(self._batch, root, 0)
         (self._nodes_at, nodes), (self._buffers_at, self._buffers) = (vector(self._batch, root, at) for at in (1, 2))
@@ -144,8 +142,7 @@ class _Layout:
 
 def _metadata_of(message: bytes) -> bytearray:
     """Return the flatbuffer of a message."""
-    size = struct.unpack_from("<I", message, 4)[0]
-    return bytearray(message[8 : 8 + size])
+    return bytearray(message[8 : 8 + u32(message, 4)])
 
 
 @lru_cache(maxsize=64)
@@ -168,8 +165,12 @@ def _joined(ids: Sequence[str], order_K: NDArray[np.intp]) -> tuple[bytes, NDArr
     if loops.arrow is not None:
         joined = loops.arrow.join_texts(list(ids), np.ascontiguousarray(order_K))
     if joined is None:
-        texts = [ids[row].encode() for row in order_K.tolist()]
-        offsets_K1 = np.zeros(len(texts) + 1, np.int32)
-        np.cumsum([len(text) for text in texts], out=offsets_K1[1:])
-        joined = b"".join(texts), offsets_K1
+        joined = _one_after_another([ids[row].encode() for row in order_K.tolist()])
     return joined
+
+
+def _one_after_another(texts: list[bytes]) -> tuple[bytes, NDArray[np.int32]]:
+    """Return some texts joined, and where each begins and the last one ends [K + 1]."""
+    offsets_K1 = np.zeros(len(texts) + 1, np.int32)
+    np.cumsum([len(text) for text in texts], out=offsets_K1[1:])
+    return b"".join(texts), offsets_K1

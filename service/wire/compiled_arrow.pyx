@@ -122,10 +122,10 @@ cdef class _Flat:
 
     cdef int64_t needed(self, int64_t table, int index) except -1:
         """Return where what a table's field points to stands."""
-        cdef int64_t place = self.field(table, index)
-        if place == 0:
+        cdef int64_t there = self.child(table, index)
+        if there == 0:
             raise _Unread
-        return self.target(place)
+        return there
 
     cdef int64_t small(self, int64_t table, int index, int width, int64_t default) except? -1:
         """Return a field of one, two or four bytes."""
@@ -239,6 +239,24 @@ cdef class _Batch:
     cdef const char* body
     cdef int64_t body_length, rows, node, nodes, next_buffer, buffers
     cdef int64_t unspent  # bytes that texts may still take: all of a stream's, since more are only in texts that share
+
+    cdef int begin(self, _Messages messages) except -1:
+        """Take the next message's head; the messages go on behind its body."""
+        cdef int64_t root, place, vector
+        self.metadata = messages.next(RECORD_BATCH, &self.body_length)
+        self.body = PyBytes_AS_STRING(messages.body) + messages.place
+        messages.place += self.body_length
+        root = self.metadata.needed(self.metadata.target(0), MESSAGE_HEADER)
+        if self.metadata.field(root, BATCH_COMPRESSION) or self.metadata.field(root, BATCH_VARIADIC):
+            raise _Unread
+        place = self.metadata.field(root, BATCH_LENGTH)
+        self.rows = self.metadata.i64(place) if place else 0
+        vector = self.metadata.child(root, BATCH_NODES)
+        self.node, self.nodes = vector + 4, self.metadata.count(vector, 16)
+        vector = self.metadata.child(root, BATCH_BUFFERS)
+        self.next_buffer, self.buffers = vector + 4, self.metadata.count(vector, 16)
+        self.unspent = len(messages.body)
+        return 0
 
     cdef inline int spend(self, int64_t size) except -1:
         """Note that a text has so many bytes."""
@@ -389,7 +407,7 @@ cdef _read(bytes body, bytes key, Py_ssize_t most):
     fields = schema.child(root, SCHEMA_FIELDS)
     columns = schema.count(fields, 4)
 
-    begin(batch, messages, len(body))
+    batch.begin(messages)
     # a value takes a byte at least, so that there are more only where they share them
     if not 1 <= batch.rows <= most or not 1 <= columns <= len(body) // batch.rows or batch.nodes != columns:
         raise _Unread
@@ -413,25 +431,6 @@ cdef _read(bytes body, bytes key, Py_ssize_t most):
         raise _Unread
     messages.end()
     return head, given
-
-
-cdef int begin(_Batch batch, _Messages messages, Py_ssize_t unspent) except -1:
-    """Take a batch's head; the messages go on behind its body."""
-    cdef int64_t root, place, vector
-    batch.metadata = messages.next(RECORD_BATCH, &batch.body_length)
-    batch.body = PyBytes_AS_STRING(messages.body) + messages.place
-    messages.place += batch.body_length
-    root = batch.metadata.needed(batch.metadata.target(0), MESSAGE_HEADER)
-    if batch.metadata.field(root, BATCH_COMPRESSION) or batch.metadata.field(root, BATCH_VARIADIC):
-        raise _Unread
-    place = batch.metadata.field(root, BATCH_LENGTH)
-    batch.rows = batch.metadata.i64(place) if place else 0
-    vector = batch.metadata.child(root, BATCH_NODES)
-    batch.node, batch.nodes = vector + 4, batch.metadata.count(vector, 16)
-    vector = batch.metadata.child(root, BATCH_BUFFERS)
-    batch.next_buffer, batch.buffers = vector + 4, batch.metadata.count(vector, 16)
-    batch.unspent = unspent
-    return 0
 
 
 cdef bytes metadata_of(_Flat schema, int64_t root, bytes key):

@@ -106,6 +106,15 @@ cdef inline Member member_of(Text key, Text quote) noexcept nogil:
     return GROUP if quote - key == 6 and memcmp(key + 1, b"group", 5) == 0 else ANOTHER
 
 
+cdef inline Text property_key(Text key, Member* member) noexcept nogil:
+    """Tell which property a key is; return where its value begins, NULL if there is none."""
+    cdef Text quote = plain_string(key)
+    if quote == NULL:
+        return NULL
+    member[0] = member_of(key, quote)
+    return after_key(quote)
+
+
 cdef inline object text_of(Text begin, Text end):
     """Return what stands between two quotes; None where it is too long.
 
@@ -350,15 +359,10 @@ cdef class _Reading:
 
     cdef Text candidate(self, Text at, Py_ssize_t row) except? NULL:
         """Read a candidate from its first key on."""
-        cdef Text key
-        cdef Member member
+        cdef Member member = ANOTHER
         cdef bint with_features = False, more = True
         while more:
-            key = at
-            at = plain_string(key)
-            if at == NULL:
-                return NULL
-            member, at = member_of(key, at), after_key(at)
+            at = property_key(at, &member)
             if at == NULL:
                 return NULL
             if member == ID and len(self.ids) == row:
@@ -399,8 +403,7 @@ cdef class _Reading:
 
     cdef Text columns(self, Text at) except? NULL:
         """Read lists of candidates' properties; return what follows them, NULL if they are anything but the usual."""
-        cdef Text key
-        cdef Member member
+        cdef Member member = ANOTHER
         cdef Py_ssize_t feature
         cdef bint with_id = False, with_features = False, with_group = False, more = True
         if at[0] != c'{':
@@ -409,11 +412,7 @@ cdef class _Reading:
             self.filled[feature] = UNREAD
         at = space(at + 1)
         while more:
-            key = at
-            at = plain_string(key)
-            if at == NULL:
-                return NULL
-            member, at = member_of(key, at), after_key(at)
+            at = property_key(at, &member)
             if at == NULL:
                 return NULL
             if member == ID and not with_id:
