@@ -24,7 +24,7 @@ from model_export.head_graph import write_independent_head, write_latent_head, w
 from model_export.onnx_writer import GraphWriter, WeightsFile
 from model_export.wiring import WIDE, Weights, array, as_one_layer, first_experts, first_linears, latent_network
 from training.models.backbones import MMOE, PLE, Gates, PLELevel, SeparateBottoms, SharedBottom
-from training.models.heads import IndependentHead
+from training.models.heads import IndependentHead, LatentHead
 from training.models.layers import BatchedMLP, Block, PartLayout
 from training.models.network import Network
 
@@ -177,8 +177,12 @@ class ServingGraph:
         if isinstance(backbone, MMOE):
             return self._mix(self._softmax(self._on_x("gates"), backbone.gates), experts)
         assert isinstance(backbone, SharedBottom | SeparateBottoms)
+        return self._unmixed(experts)
+
+    def _unmixed(self, experts: Sequence[str]) -> list[str]:
+        """Return the tasks' representations [N, H] where each is one network's output: a task's own, or all tasks'."""
         floats = [self._as_float(expert) for expert in experts]
-        return floats * self.tasks if isinstance(backbone, SharedBottom) else floats
+        return floats * self.tasks if len(floats) == 1 else floats
 
     # ---- mixtures
 
@@ -238,14 +242,22 @@ class ServingGraph:
 
     def _head(self, representations: Sequence[str]) -> dict[str, str]:
         head = self.network.head
-        towers = self.writer.concat(self._mlp(head.towers, representations))
-        logits = write_task_logits(self.writer, head, towers)
+        logits = self._task_logits(head, representations)
         if self.network.wide is not None:
             logits = self.writer.op("Add", logits, self._on_x(WIDE))
         if isinstance(head, IndependentHead):
             return write_independent_head(self.writer, head, logits)
-        latent = self._as_float(self._experts_on_x("latent", head.latent)[0])
-        return write_latent_head(self.writer, head, logits, latent)
+        (latent,) = self._experts_on_x("latent", head.latent)
+        return write_latent_head(self.writer, head, logits, self._latent_logit(head, latent))
+
+    def _task_logits(self, head: IndependentHead | LatentHead, representations: Sequence[str]) -> str:
+        """Return the tasks' logits [N, L·T]."""
+        towers = self.writer.concat(self._mlp(head.towers, representations))
+        return write_task_logits(self.writer, head, towers)
+
+    def _latent_logit(self, head: LatentHead, latent: str) -> str:
+        """Return the logit of P(UP) [N, 1] from the latent network's output."""
+        return self._linear(self._as_float(latent), array(head.latent_weight), array(head.latent_bias))
 
 
 def _first_layers(name: str, mlp: BatchedMLP) -> dict[str, Layer]:

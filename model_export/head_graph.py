@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model_export.onnx_writer import GraphWriter
 from model_export.wiring import array
@@ -25,10 +26,10 @@ def write_independent_head(w: GraphWriter, head: IndependentHead, logits: str) -
     return {"p": _chained(w, p, head.structure or unrelated(len(head.bias)))}
 
 
-def write_latent_head(w: GraphWriter, head: LatentHead, logits: str, latent: str) -> dict[str, str]:
+def write_latent_head(w: GraphWriter, head: LatentHead, logits: str, h: str) -> dict[str, str]:
     """Return the edges of P(task), P(task, UP) [N, T] and P(UP) [N].
 
-    `logits` are all f, then all g [N or 1, 2·T]; `latent` is the last layer of the latent network [N, H].
+    `logits` are all f, then all g [N or 1, 2·T]; `h` is the logit of P(UP) [N, 1].
     """
     tasks = len(head.alpha)
     structure = head.structure or unrelated(tasks)
@@ -38,7 +39,6 @@ def write_latent_head(w: GraphWriter, head: LatentHead, logits: str, latent: str
         a = w.op("Mul", a, w.constant(bounds_a))
     b = w.op("Mul", b, w.constant(bounds_b))  # Eq. 10
     a, b = _chained(w, a, structure), _chained(w, b, structure)
-    h = w.op("Gemm", latent, w.constant(array(head.latent_weight)), w.constant(array(head.latent_bias)))  # [N, 1]
     u = w.op("Sigmoid", h)
     joint = w.op("Mul", a, u)  # Eq. 4
     marginal = w.op("Add", joint, w.op("Mul", b, w.op("Sigmoid", w.op("Neg", h))))  # Eq. 1
@@ -47,14 +47,19 @@ def write_latent_head(w: GraphWriter, head: LatentHead, logits: str, latent: str
 
 def write_task_logits(w: GraphWriter, head: IndependentHead | LatentHead, towers: str) -> str:
     """Return the tasks' logits [N, L·T] from the towers side by side [N, T·W], as one block-diagonal product."""
+    weight, bias = last_layer(head)
+    return w.op("Gemm", towers, w.constant(weight), w.constant(bias))
+
+
+def last_layer(head: IndependentHead | LatentHead) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the weight [T·W, L·T] and bias [L·T] that make all logits of all towers; columns are all f, then all g."""
     biases = [head.bias_f, head.bias_g] if isinstance(head, LatentHead) else [head.bias]
     weight_TWL = array(head.weight)
     tasks, width, logits = weight_TWL.shape
     blocks = np.zeros((tasks, width, logits, tasks), dtype=np.float32)
     for t in range(tasks):
         blocks[t, :, :, t] = weight_TWL[t]
-    weight = w.constant(blocks.reshape(tasks * width, logits * tasks))
-    return w.op("Gemm", towers, weight, w.constant(np.concatenate([array(bias) for bias in biases])))
+    return blocks.reshape(tasks * width, logits * tasks), np.concatenate([array(bias) for bias in biases])
 
 
 def _chained(w: GraphWriter, given_parents: str, structure: TaskStructure) -> str:

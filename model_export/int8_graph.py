@@ -124,13 +124,23 @@ class Int8Graph(ServingGraph):
         return {f"{name} {e}": half for e, half in enumerate(halves)}
 
     def _open_layers_on_x(self, x_request: str | None) -> None:
-        """Compute the request's share once: of the chains as int32 bias, of gates and the wide layer as float32.
+        """Compute the request's share once: of the chains as int32 bias, of gates and the wide layer as float32."""
+        if not backbone_reads_items(self.network):
+            self._open_backbone_on_request(x_request)
+        self._open_chains(x_request)
+        for name, linear in linears_on_items(self.network).items():
+            layer = self.quantised.layers[linear][0]
+            (half,) = self._request_halves(name, linear).values()
+            in_logits = half.in_units(layer.scale_EH[0])
+            self.shares_of_request[name] = self.writer.reshape(self._share_in_bytes(x_request, [in_logits]), [-1])
+            self.linear_layers[name] = layer
+
+    def _open_chains(self, x_request: str | None) -> None:
+        """Compute the first layers' biases, which are the request's share.
 
         Biases of wide later layers, constants though they are, come out of the same node: for a constant bias ONNX
         Runtime takes a convolution kernel of its own, without AMX; from 256 inputs on its product is faster.
         """
-        if not backbone_reads_items(self.network):
-            self._open_backbone_on_request(x_request)
         w = self.writer
         halves = self.halves_of_request()
         share = w.reshape(self._share_in_bytes(x_request, list(halves.values())), [-1])
@@ -148,12 +158,6 @@ class Int8Graph(ServingGraph):
         pieces = w.split(whole, sizes, axis=0)
         self.shares_of_request |= dict(zip(halves, pieces, strict=False))
         self.later_biases = dict(zip(later, pieces[len(halves) :], strict=True))
-        for name, linear in linears_on_items(self.network).items():
-            layer = self.quantised.layers[linear][0]
-            (half,) = self._request_halves(name, linear).values()
-            in_logits = half.in_units(layer.scale_EH[0])
-            self.shares_of_request[name] = w.reshape(self._share_in_bytes(x_request, [in_logits]), [-1])
-            self.linear_layers[name] = layer
 
     def _share_in_bytes(self, x_request: str | None, halves: Sequence[RequestHalf]) -> str:
         """Return x_request · W + b [1, ΣH] of layers side by side.

@@ -39,7 +39,8 @@ class RankLayer1Int8(RankPackedInt8):
         self.least = dict(zip(names, np.split(steps.least_K, ends), strict=True))
         self.step = dict(zip(names, np.split(steps.step_K, ends), strict=True))
         self.rows: dict[str, str] = {}  # [1, N, 1, H] each
-        self.at_least: dict[str, tuple[str, str]] = {}
+        self.at_least_of_group: dict[str, tuple[str, str]] = {}  # [1, E·H] each
+        self.at_least: dict[str, tuple[str, str]] = {}  # [1, H] each
         self.logits: dict[str, str] = {}
         self.second_layers: dict[BatchedMLP, IntegerLayer] = {}
 
@@ -49,9 +50,6 @@ class RankLayer1Int8(RankPackedInt8):
         if not backbone_reads_items(self.network):
             self._open_backbone_on_request(x_request)
         logits = sum(self.linears.values())
-        sizes = [*self.hidden.values(), *([2 * logits] if logits else [])]
-        pieces = w.split(self._image(ITEM_ROWS, sum(sizes)), sizes, axis=3)
-        self.rows = dict(zip(self.hidden, pieces, strict=False))
         thresholds = [self._threshold(name, half) for name, half in self.halves_of_request().items()]
         linear_shares = [self._linear_share(name) for name in self.linears]
         share = self._share_in_bytes(x_request, thresholds + linear_shares)
@@ -59,11 +57,26 @@ class RankLayer1Int8(RankPackedInt8):
         threshold, *share_of_logits = w.split(share, [hidden, *([logits] if logits else [])])
         above = w.op("QuantizeLinear", threshold, self.one, self.zero)
         below = w.op("QuantizeLinear", w.op("Neg", threshold), self.one, self.zero)
-        each = [w.split(edge, list(self.hidden.values())) for edge in (above, below)]
-        self.at_least = dict(zip(self.hidden, zip(*each, strict=True), strict=True))
+        groups = networks_on_x(self.quantised)
+        widths = [sum(width for name, width in self.hidden.items() if name.startswith(f"{group} ")) for group in groups]
+        of_groups = [w.split(edge, widths) for edge in (above, below)]
+        self.at_least_of_group = dict(zip(groups, zip(*of_groups, strict=True), strict=True))
+        rows_of_logits = self._open_rows()
         self._open_later_biases()
         if logits:
-            self._open_linears(w.reshape(pieces[-1], [-1, 2 * logits]), share_of_logits[0])
+            self._open_linears(rows_of_logits, share_of_logits[0])
+
+    def _open_rows(self) -> str:
+        """Cut rows and thresholds network by network; return the logits' part [N, 2·G]."""
+        w, logits = self.writer, sum(self.linears.values())
+        sizes = [*self.hidden.values(), *([2 * logits] if logits else [])]
+        pieces = w.split(self._image(ITEM_ROWS, sum(sizes)), sizes, axis=3)
+        self.rows = dict(zip(self.hidden, pieces, strict=False))
+        for group, edges in self.at_least_of_group.items():
+            mine = {name: width for name, width in self.hidden.items() if name.startswith(f"{group} ")}
+            each = [w.split(edge, list(mine.values())) for edge in edges]
+            self.at_least |= dict(zip(mine, zip(*each, strict=True), strict=True))
+        return w.reshape(pieces[-1], [-1, 2 * logits]) if logits else ""
 
     def _threshold(self, name: str, half: RequestHalf) -> RequestHalf:
         """Return t = (−b − least) / step as a half of its own: b is the share in activation units."""
@@ -124,10 +137,7 @@ class RankLayer1Int8(RankPackedInt8):
     def _second_bias(self, group: str, layer: IntegerLayer) -> str:
         """Return the bias − t·W of networks' second layers [E·H2], int32, t being within 0…255 or below."""
         w, (networks, width, _) = self.writer, layer.weight_EKH.shape
-        both = [
-            w.reshape(w.concat([self.at_least[f"{group} {e}"][side] for e in range(networks)]), [networks, 1, width])
-            for side in (0, 1)
-        ]
+        both = [w.reshape(edge, [networks, 1, width]) for edge in self.at_least_of_group[group]]
         weight = w.constant(layer.weight_EKH)
         products = w.op("MatMulInteger", w.concat(both), weight)  # [E, 2, H2]
         above, below = w.split(products, [1, 1])

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from bundle.manifest import Tensor
+from bundle.operators import DOMAIN as OPERATORS
 
 OPSET = 18
 MICROSOFT = "com.microsoft"
-VERSIONS = {"": OPSET, MICROSOFT: 1}
+VERSIONS = {"": OPSET, MICROSOFT: 1, OPERATORS: 1}
 IR_VERSION = 9
 WEIGHTS_FILE = "model.weights"
 EXTERNAL_FROM_BYTES = 1024
@@ -55,7 +56,6 @@ class GraphWriter:
         self._nodes: list[Any] = []
         self._constants: dict[str, NDArray[np.generic]] = {}
         self._named = 0
-        self._domains: tuple[str, ...] = ("",)
 
     def constant(self, array: NDArray[np.generic], name: str = "weight") -> str:
         """Return the edge of a constant."""
@@ -75,8 +75,11 @@ class GraphWriter:
 
     def microsoft(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """Return the only output edge of a node of ONNX Runtime's own operators."""
-        self._domains = ("", MICROSOFT)
         return self.node(operator, *inputs, domain=MICROSOFT, **attributes)[0]
+
+    def ours(self, operator: str, *inputs: str) -> str:
+        """Return the only output edge of a node of our own operators (`bundle.operators`)."""
+        return self.node(operator, *inputs, domain=OPERATORS)[0]
 
     def reshape(self, edge: str, shape: Sequence[int]) -> str:
         """Return `edge` in another shape; -1 is inferred."""
@@ -105,16 +108,18 @@ class GraphWriter:
         weights = weights or WeightsFile(folder)
         for tensor, edge in outputs:
             self._nodes.append(helper.make_node("Identity", [edge], [tensor.name]))
-        read = {edge for node in self._nodes for edge in node.input}
+        nodes = _nodes_behind(self._nodes, {tensor.name for tensor, _ in outputs})
+        read = {edge for node in nodes for edge in node.input}
+        domains = [domain for domain in VERSIONS if domain in {node.domain for node in nodes} | {""}]
         graph = helper.make_graph(
-            self._nodes,
+            nodes,
             "ranker",
             [_value_info(tensor) for tensor in inputs],
             [_value_info(tensor) for tensor, _ in outputs],
             [_initializer(edge, array, weights) for edge, array in self._constants.items() if edge in read],
         )
         model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid(x, VERSIONS[x]) for x in self._domains], ir_version=IR_VERSION
+            graph, opset_imports=[helper.make_opsetid(x, VERSIONS[x]) for x in domains], ir_version=IR_VERSION
         )
         model.producer_name = "dlen-ranker"
         (folder / file).write_bytes(model.SerializeToString())
@@ -123,6 +128,16 @@ class GraphWriter:
     def _edge(self, name: str) -> str:
         self._named += 1
         return f"{name}_{self._named}"
+
+
+def _nodes_behind(nodes: Sequence[Any], outputs: set[str]) -> list[Any]:
+    """Return the nodes that outputs come of, in order; a node comes after those that it reads."""
+    needed, kept = set(outputs), []
+    for node in reversed(nodes):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(node)
+    return kept[::-1]
 
 
 def _initializer(edge: str, array: NDArray[np.generic], weights: WeightsFile) -> Any:

@@ -1,0 +1,365 @@
+/* ONNX Runtime's view of the kernels: operators ByteNetworks, Mixtures and RequestShare of domain "dlen".
+ *
+ * Every size is checked against what the inputs hold before anything is read; what does not fit is an error of the run.
+ * Weights are constants of the graph, packed at a kernel's first run. */
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "kernels.h"
+#include "onnxruntime_abi.h"
+
+#define DOMAIN "dlen"
+#define MOST_INPUTS 6
+#define MOST_SIZE (1 << 24)
+
+typedef struct {
+    const OrtApi *api;
+    pthread_mutex_t packing;
+    int packed; /* read and written atomically */
+    ByteNetworks networks;
+    Mixtures mixtures;
+    RequestShare share;
+} Kernel;
+
+typedef struct {
+    const void *data;
+    int64_t count; /* of elements; −1 where an optional input is not given */
+} Input;
+
+typedef OrtStatus *(*Run)(Kernel *kernel, OrtKernelContext *context, const Input *inputs);
+
+/* An operator and what ONNX Runtime asks about it. */
+typedef struct {
+    OrtCustomOp op;
+    const char *name;
+    int inputs, required;
+    int input_types[MOST_INPUTS];
+    int output_type;
+    Run run;
+} Operator;
+
+static const Operator *of(const OrtCustomOp *op) { return (const Operator *)op; }
+
+static OrtStatus *refuse(const Kernel *kernel, const char *message) {
+    return kernel->api->CreateStatus(ORT_INVALID_ARGUMENT, message);
+}
+
+static OrtStatus *misfit(const Kernel *kernel, const char *input, int64_t found, int64_t expected) {
+    char message[160];
+    snprintf(message, sizeof message, "%s: found %lld numbers, expected %lld", input, (long long)found, (long long)expected);
+    return refuse(kernel, message);
+}
+
+static OrtStatus *no_memory(const Kernel *kernel) {
+    return kernel->api->CreateStatus(ORT_RUNTIME_EXCEPTION, "out of memory");
+}
+
+static OrtStatus *read_input(const Kernel *kernel, const OrtKernelContext *context, size_t index, Input *input) {
+    const OrtApi *api = kernel->api;
+    const OrtValue *value = NULL;
+    OrtTensorTypeAndShapeInfo *info = NULL;
+    size_t count = 0;
+    OrtStatus *status = api->KernelContext_GetInput(context, index, &value);
+    *input = (Input){NULL, -1};
+    if (status || !value)
+        return status;
+    if ((status = api->GetTensorTypeAndShape(value, &info)))
+        return status;
+    status = api->GetTensorShapeElementCount(info, &count);
+    api->ReleaseTensorTypeAndShapeInfo(info);
+    if (status)
+        return status;
+    input->count = (int64_t)count;
+    return api->GetTensorMutableData((OrtValue *)value, (void **)&input->data);
+}
+
+static OrtStatus *write_output(const Kernel *kernel, OrtKernelContext *context, const int64_t *sizes, size_t rank,
+                               void **data) {
+    OrtValue *value = NULL;
+    OrtStatus *status = kernel->api->KernelContext_GetOutput(context, 0, sizes, rank, &value);
+    return status ? status : kernel->api->GetTensorMutableData(value, data);
+}
+
+/* Layouts are whole numbers in a fixed order, the widths of layers last. */
+static OrtStatus *read_layout(const Kernel *kernel, const Input *layout, int before, int64_t *numbers, int *widths,
+                              int *layers) {
+    *layers = (int)layout->count - before - 1;
+    if (layout->count < before + 1 || *layers > MAX_LAYERS)
+        return misfit(kernel, "layout", layout->count, before + 2);
+    for (int i = 0; i < layout->count; i++) {
+        const int64_t number = ((const int64_t *)layout->data)[i];
+        if (number < (i >= before) || number > MOST_SIZE)
+            return refuse(kernel, "layout: a number is out of bounds");
+        if (i < before)
+            numbers[i] = number;
+        else
+            widths[i - before] = (int)number;
+    }
+    return NULL;
+}
+
+/* ---- ByteNetworks(x u8, layout [E, zero point, own input?, stride, offset, K, H…], weights s8, scales f32, biases s32,
+ * at_least u8?) → u8 [N, E, H] */
+
+static OrtStatus *open_networks(Kernel *kernel, const Input *in) {
+    ByteNetworks *n = &kernel->networks;
+    int64_t numbers[5];
+    OrtStatus *status = read_layout(kernel, &in[1], 5, numbers, n->widths, &n->layers);
+    if (status)
+        return status;
+    n->networks = (int)numbers[0];
+    n->zero_point = (int)numbers[1];
+    n->own_input = numbers[2] != 0;
+    n->stride = numbers[3];
+    n->offset = numbers[4];
+    int64_t weights = 0, scales = 0;
+    for (int l = 0; l < n->layers; l++) {
+        weights += n->networks * (int64_t)n->widths[l] * n->widths[l + 1];
+        scales += n->networks * (int64_t)n->widths[l + 1];
+    }
+    if (n->layers < 1 || n->networks < 1 || n->zero_point > 255 || n->stride < 1 ||
+        n->offset + (n->own_input ? n->networks : 1) * (int64_t)n->widths[0] > n->stride)
+        return refuse(kernel, "layout: networks read beyond a row");
+    if (in[2].count != weights)
+        return misfit(kernel, "weights", in[2].count, weights);
+    if (in[3].count != scales)
+        return misfit(kernel, "scales", in[3].count, scales);
+    return pack_byte_networks(n, in[2].data, in[3].data) ? NULL : no_memory(kernel);
+}
+
+static OrtStatus *run_networks(Kernel *kernel, OrtKernelContext *context, const Input *in) {
+    const ByteNetworks *n = &kernel->networks;
+    int64_t biases = 0;
+    for (int l = 0; l < n->layers; l++)
+        biases += n->networks * (int64_t)n->widths[l + 1];
+    const int64_t rows = in[0].count / n->stride, at_least = n->networks * (int64_t)n->widths[0];
+    if (in[0].count != rows * n->stride)
+        return misfit(kernel, "x", in[0].count, rows * n->stride);
+    if (in[4].count != biases)
+        return misfit(kernel, "biases", in[4].count, biases);
+    if (in[5].data && in[5].count != at_least)
+        return misfit(kernel, "at_least", in[5].count, at_least);
+    const int64_t sizes[] = {rows, n->networks, n->widths[n->layers]};
+    void *y;
+    OrtStatus *status = write_output(kernel, context, sizes, 3, &y);
+    if (status)
+        return status;
+    return run_byte_networks(n, rows, in[0].data, in[4].data, in[5].data, y) ? NULL : no_memory(kernel);
+}
+
+/* ---- Mixtures(shares f32, experts u8, layout [M, E, softmax?, outputs, H, tower widths…], weights f32?, biases f32?)
+ * → f32 [N, outputs], without outputs [N, M·H] */
+
+static OrtStatus *open_mixtures(Kernel *kernel, const Input *in) {
+    Mixtures *m = &kernel->mixtures;
+    int64_t numbers[4];
+    OrtStatus *status = read_layout(kernel, &in[2], 4, numbers, m->widths, &m->layers);
+    if (status)
+        return status;
+    m->mixtures = (int)numbers[0];
+    m->experts = (int)numbers[1];
+    m->softmax = numbers[2] != 0;
+    m->outputs = (int)numbers[3];
+    int64_t weights = 0, biases = 0;
+    for (int l = 0; l < m->layers; l++) {
+        weights += m->mixtures * (int64_t)m->widths[l] * m->widths[l + 1];
+        biases += m->mixtures * (int64_t)m->widths[l + 1];
+    }
+    weights += m->mixtures * (int64_t)m->widths[m->layers] * m->outputs;
+    biases += m->outputs;
+    if (m->mixtures < 1 || m->experts < 1 || (m->layers && m->outputs < 1))
+        return refuse(kernel, "layout: no mixtures, experts or outputs");
+    if (m->outputs && in[3].count != weights)
+        return misfit(kernel, "weights", in[3].count, weights);
+    if (m->outputs && in[4].count != biases)
+        return misfit(kernel, "biases", in[4].count, biases);
+    return pack_mixtures(m, in[3].data, in[4].data) ? NULL : no_memory(kernel);
+}
+
+static OrtStatus *run_mixtures_of(Kernel *kernel, OrtKernelContext *context, const Input *in) {
+    const Mixtures *m = &kernel->mixtures;
+    const int64_t of_row = m->experts * (int64_t)m->widths[0], shares = m->mixtures * (int64_t)m->experts;
+    const int64_t rows = in[1].count / of_row, share_rows = in[0].count / shares;
+    if (in[1].count != rows * of_row)
+        return misfit(kernel, "experts", in[1].count, rows * of_row);
+    if (in[0].count != share_rows * shares || (share_rows != 1 && share_rows != rows))
+        return misfit(kernel, "shares", in[0].count, rows * shares);
+    const int64_t sizes[] = {rows, m->outputs ? m->outputs : m->mixtures * (int64_t)m->widths[0]};
+    void *y;
+    OrtStatus *status = write_output(kernel, context, sizes, 2, &y);
+    if (status)
+        return status;
+    return run_mixtures(m, rows, share_rows, in[0].data, in[1].data, y) ? NULL : no_memory(kernel);
+}
+
+/* ---- RequestShare(x f32 [1, K], layout [K, H], weights s8, worth f32, bias f32, step f32) → f32 [1, H] */
+
+static OrtStatus *open_share(Kernel *kernel, const Input *in) {
+    RequestShare *s = &kernel->share;
+    int widths[MAX_LAYERS + 1], layers;
+    OrtStatus *status = read_layout(kernel, &in[1], 0, NULL, widths, &layers);
+    if (status)
+        return status;
+    s->inputs = widths[0];
+    s->outputs = widths[1];
+    if (layers != 1 || in[5].count != 1 || !(*(const float *)in[5].data > 0))
+        return refuse(kernel, "layout: expected one layer and one step above 0");
+    s->step = *(const float *)in[5].data;
+    if (in[2].count != (int64_t)s->inputs * s->outputs)
+        return misfit(kernel, "weights", in[2].count, (int64_t)s->inputs * s->outputs);
+    return pack_request_share(s, in[2].data) ? NULL : no_memory(kernel);
+}
+
+static OrtStatus *run_share(Kernel *kernel, OrtKernelContext *context, const Input *in) {
+    const RequestShare *s = &kernel->share;
+    if (in[0].count != s->inputs)
+        return misfit(kernel, "x", in[0].count, s->inputs);
+    if (in[3].count != s->outputs)
+        return misfit(kernel, "worth", in[3].count, s->outputs);
+    if (in[4].count != s->outputs)
+        return misfit(kernel, "bias", in[4].count, s->outputs);
+    const int64_t sizes[] = {1, s->outputs};
+    void *y;
+    OrtStatus *status = write_output(kernel, context, sizes, 2, &y);
+    if (status)
+        return status;
+    return run_request_share(s, in[0].data, in[3].data, in[4].data, y) ? NULL : no_memory(kernel);
+}
+
+/* ---- what ONNX Runtime asks */
+
+static OrtStatus *create_kernel(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **kernel);
+static OrtStatus *compute(const Operator *operator, OrtStatus *(*open)(Kernel *, const Input *), Kernel *kernel,
+                          OrtKernelContext *context) {
+    Input inputs[MOST_INPUTS];
+    for (int i = 0; i < MOST_INPUTS; i++)
+        inputs[i] = (Input){NULL, -1};
+    size_t given = 0;
+    OrtStatus *status = kernel->api->KernelContext_GetInputCount(context, &given);
+    for (size_t i = 0; !status && i < given && i < (size_t)operator->inputs; i++)
+        status = read_input(kernel, context, i, &inputs[i]);
+    if (status)
+        return status;
+    if (!__atomic_load_n(&kernel->packed, __ATOMIC_ACQUIRE)) {
+        pthread_mutex_lock(&kernel->packing);
+        if (!kernel->packed && !(status = open(kernel, inputs)))
+            __atomic_store_n(&kernel->packed, 1, __ATOMIC_RELEASE);
+        pthread_mutex_unlock(&kernel->packing);
+        if (status)
+            return status;
+    }
+    return operator->run(kernel, context, inputs);
+}
+
+static const char *name_of(const OrtCustomOp *op) { return of(op)->name; }
+static const char *any_provider(const OrtCustomOp *op) {
+    (void)op;
+    return NULL;
+}
+static int input_type(const OrtCustomOp *op, size_t index) { return of(op)->input_types[index]; }
+static size_t input_count(const OrtCustomOp *op) { return (size_t)of(op)->inputs; }
+static int output_type(const OrtCustomOp *op, size_t index) {
+    (void)index;
+    return of(op)->output_type;
+}
+static size_t output_count(const OrtCustomOp *op) {
+    (void)op;
+    return 1;
+}
+static int input_characteristic(const OrtCustomOp *op, size_t index) {
+    return (int)index < of(op)->required ? INPUT_REQUIRED : INPUT_OPTIONAL;
+}
+static int output_characteristic(const OrtCustomOp *op, size_t index) {
+    (void)op, (void)index;
+    return INPUT_REQUIRED;
+}
+static int input_memory(const OrtCustomOp *op, size_t index) {
+    (void)op, (void)index;
+    return 0;
+}
+static int one(const OrtCustomOp *op) {
+    (void)op;
+    return 1;
+}
+static int any_version(const OrtCustomOp *op) {
+    (void)op;
+    return INT32_MAX;
+}
+
+static void destroy_kernel(void *kernel) {
+    Kernel *k = kernel;
+    free(k->networks.memory);
+    free(k->mixtures.memory);
+    free(k->share.memory);
+    pthread_mutex_destroy(&k->packing);
+    free(k);
+}
+
+static OrtStatus *compute_networks(void *kernel, OrtKernelContext *context);
+static OrtStatus *compute_mixtures(void *kernel, OrtKernelContext *context);
+static OrtStatus *compute_share(void *kernel, OrtKernelContext *context);
+
+#define ASKED(compute_it) \
+    { \
+        .version = ORT_API_VERSION_USED, .GetName = name_of, .GetExecutionProviderType = any_provider, \
+        .GetInputType = input_type, .GetInputTypeCount = input_count, .GetOutputType = output_type, \
+        .GetOutputTypeCount = output_count, .KernelDestroy = destroy_kernel, \
+        .GetInputCharacteristic = input_characteristic, .GetOutputCharacteristic = output_characteristic, \
+        .GetInputMemoryType = input_memory, .GetVariadicInputMinArity = one, .GetVariadicInputHomogeneity = one, \
+        .GetVariadicOutputMinArity = one, .GetVariadicOutputHomogeneity = one, .CreateKernelV2 = create_kernel, \
+        .KernelComputeV2 = compute_it, .GetStartVersion = one, .GetEndVersion = any_version \
+    }
+
+static const Operator byte_networks = {
+    .op = ASKED(compute_networks), .name = "ByteNetworks", .inputs = 6, .required = 5,
+    .input_types = {TENSOR_UINT8, TENSOR_INT64, TENSOR_INT8, TENSOR_FLOAT, TENSOR_INT32, TENSOR_UINT8},
+    .output_type = TENSOR_UINT8, .run = run_networks,
+};
+static const Operator mixtures = {
+    .op = ASKED(compute_mixtures), .name = "Mixtures", .inputs = 5, .required = 3,
+    .input_types = {TENSOR_FLOAT, TENSOR_UINT8, TENSOR_INT64, TENSOR_FLOAT, TENSOR_FLOAT},
+    .output_type = TENSOR_FLOAT, .run = run_mixtures_of,
+};
+static const Operator request_share = {
+    .op = ASKED(compute_share), .name = "RequestShare", .inputs = 6, .required = 6,
+    .input_types = {TENSOR_FLOAT, TENSOR_INT64, TENSOR_INT8, TENSOR_FLOAT, TENSOR_FLOAT, TENSOR_FLOAT},
+    .output_type = TENSOR_FLOAT, .run = run_share,
+};
+
+static OrtStatus *compute_networks(void *kernel, OrtKernelContext *context) {
+    return compute(&byte_networks, open_networks, kernel, context);
+}
+static OrtStatus *compute_mixtures(void *kernel, OrtKernelContext *context) {
+    return compute(&mixtures, open_mixtures, kernel, context);
+}
+static OrtStatus *compute_share(void *kernel, OrtKernelContext *context) {
+    return compute(&request_share, open_share, kernel, context);
+}
+
+static OrtStatus *create_kernel(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
+    (void)op, (void)info;
+    Kernel *k = calloc(1, sizeof *k);
+    if (!k)
+        return api->CreateStatus(ORT_RUNTIME_EXCEPTION, "out of memory");
+    k->api = api;
+    pthread_mutex_init(&k->packing, NULL);
+    *kernel = k;
+    return NULL;
+}
+
+/* What SessionOptions.register_custom_ops_library calls. The domain lives as long as the process. */
+__attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
+    static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
+    static OrtCustomOpDomain *domain = NULL;
+    const OrtApi *api = base->GetApi(ORT_API_VERSION_USED);
+    OrtStatus *status = NULL;
+    pthread_mutex_lock(&making);
+    if (!domain && !(status = api->CreateCustomOpDomain(DOMAIN, &domain))) {
+        const Operator *all[] = {&byte_networks, &mixtures, &request_share};
+        for (size_t i = 0; !status && i < sizeof all / sizeof *all; i++)
+            status = api->CustomOpDomain_Add(domain, &all[i]->op);
+    }
+    pthread_mutex_unlock(&making);
+    return status ? status : api->AddCustomOpDomain(options, domain);
+}

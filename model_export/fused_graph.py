@@ -1,0 +1,195 @@
+"""The int8 serving graphs in operators of our own: the same integers, in fewer and faster nodes (`bundle.operators`).
+
+All networks of a kind are one node, whose hidden layers never leave the first-level cache; mixtures, towers and logits
+are another; the request's share of first layers a third. A bundle holds such a graph beside the stock one, which any
+ONNX Runtime can run: the service takes this one where the operators are usable. Proven equal to the stock one by
+`parity`: bytes are the same, floats are summed in another order.
+
+Legend: N candidates, E networks, H hidden width, M mixtures, T tasks, L logits per task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bundle.manifest import ITEM_ROWS
+from model_export.head_graph import last_layer
+from model_export.int8_graph import Int8Graph
+from model_export.item_columns import ITEM_ZERO_POINT
+from model_export.item_halves import networks_on_x
+from model_export.item_int8_rank import RankLayer1Int8, RankPackedInt8
+from model_export.quantise import REQUEST_STEPS, IntegerLayer, Quantised, RequestHalf
+from model_export.wiring import array
+from training.models.backbones import Gates
+from training.models.heads import IndependentHead, LatentHead
+from training.models.layers import BatchedMLP
+
+MOST_LAYERS = 8
+_INT32 = 6
+
+
+def can_fuse(quantised: Quantised) -> bool:
+    """Return whether the operators take networks and towers this deep."""
+    return max(len(layers) for layers in [*quantised.layers.values(), quantised.network.head.towers.weights]) <= MOST_LAYERS
+
+
+class FusedInt8Graph(Int8Graph):
+    """One quantised network being written as a graph of our operators."""
+
+    def __init__(self, *given: object) -> None:
+        """Take what the stock graph takes."""
+        super().__init__(*given)  # type: ignore[arg-type]
+        self.biases_of: dict[BatchedMLP, str] = {}  # int32 [all], layer after layer [E, H]
+        self.stacks: dict[tuple[str, ...], str] = {}  # of networks' outputs: all of them as one edge, bytes [N, E, H]
+        self.logits_of: dict[str, str] = {}  # of shares
+        self.mixed: dict[tuple[str, ...], tuple[str, str, list[int]]] = {}  # of mixtures: shares, experts, layout
+
+    # ---- networks
+
+    def _open_chains(self, x_request: str | None) -> None:
+        w = self.writer
+        share = w.reshape(self._share_in_bytes(x_request, list(self.halves_of_request().values())), [-1])
+        whole = w.op("Cast", w.op("Round", share), to=_INT32)
+        groups = networks_on_x(self.quantised).values()
+        pieces = w.split(whole, [self.quantised.layers[mlp][0].scale_EH.size for mlp in groups], axis=0)
+        for mlp, piece in zip(groups, pieces, strict=True):
+            self.biases_of[mlp] = self._biases([piece], self.quantised.layers[mlp][1:])
+
+    def _biases(self, first: Sequence[str], later: Sequence[IntegerLayer]) -> str:
+        """Return the first layer's bias, if it comes at run time, and constant ones of others, side by side."""
+        constant = [np.rint(layer.bias_EH).astype(np.int32).reshape(-1) for layer in later]
+        return self.writer.concat([*first, *([self.writer.constant(np.concatenate(constant))] if later else [])], axis=0)
+
+    def _share_in_bytes(self, x_request: str | None, halves: Sequence[RequestHalf]) -> str:
+        if x_request is None:
+            return super()._share_in_bytes(x_request, halves)
+        w = self.writer
+        weight = np.concatenate([half.weight_KH for half in halves], axis=1)
+        worth, bias = (np.concatenate(parts) for parts in zip(*((h.step_H, h.bias_H) for h in halves), strict=True))
+        step = np.array([self.quantised.request_reach / REQUEST_STEPS], dtype=np.float32)
+        given = (np.array(weight.shape, dtype=np.int64), weight, worth, bias, step)
+        return w.ours("RequestShare", x_request, *(w.constant(x) for x in given))
+
+    def _experts_on_x(self, name: str, mlp: BatchedMLP) -> list[str]:
+        if mlp not in self.quantised.layers:
+            return super()._experts_on_x(name, mlp)
+        width = len(self.quantised.items.source_K)
+        layout = [ITEM_ZERO_POINT, 0, width, 0]
+        return self._byte_networks(self.x_item, layout, self.quantised.layers[mlp], self.biases_of[mlp])
+
+    def _experts(self, mlp: BatchedMLP, xs: Sequence[str]) -> list[str]:
+        if mlp not in self.quantised.layers:
+            return super()._experts(mlp, xs)
+        w, layers = self.writer, self.quantised.layers[mlp]
+        in_bytes = {x: w.op("QuantizeLinear", x, self.one, self.zero) for x in dict.fromkeys(xs)}
+        layout = [0, 1, layers[0].weight_EKH[:, :, 0].size, 0]
+        return self._byte_networks(w.concat([in_bytes[x] for x in xs]), layout, layers, self._biases([], layers))
+
+    def _byte_networks(
+        self, x: str, layout: Sequence[int], layers: Sequence[IntegerLayer], biases: str, at_least: Sequence[str] = ()
+    ) -> list[str]:
+        """Return networks' outputs [N, 1, H] in bytes; layout: zero point, whether each reads its own, stride, offset."""
+        w, (networks, width, _) = self.writer, layers[0].weight_EKH.shape
+        sizes = [networks, *layout, width, *(layer.weight_EKH.shape[2] for layer in layers)]
+        weights = np.concatenate([layer.weight_EKH.reshape(-1) for layer in layers])
+        scales = np.concatenate([layer.scale_EH.reshape(-1) for layer in layers])
+        constants = [w.constant(given) for given in (np.array(sizes, dtype=np.int64), weights, scales)]
+        together = w.ours("ByteNetworks", x, *constants, biases, *at_least)
+        outputs = w.split(together, [1] * networks)
+        self.stacks[tuple(outputs)] = together
+        self.in_bytes.update(outputs)
+        return outputs
+
+    def _as_float(self, expert: str) -> str:
+        if (expert,) not in self.stacks and expert not in self.in_bytes:
+            return super()._as_float(expert)
+        w = self.writer
+        return w.op("DequantizeLinear", w.op("Squeeze", expert, w.constant(np.array([1]))), self.one, self.zero)
+
+    # ---- mixtures, towers, logits
+
+    def _softmax(self, logits: str, gates: Gates) -> str:
+        shares = super()._softmax(logits, gates)
+        self.logits_of[shares] = logits
+        return shares
+
+    def _unmixed(self, experts: Sequence[str]) -> list[str]:
+        if tuple(experts) not in self.stacks:
+            return super()._unmixed(experts)
+        own = np.eye(self.tasks) if len(experts) > 1 else np.ones((self.tasks, 1))
+        return self._mix(self.writer.constant(own.astype(np.float32)[None]), experts)
+
+    def _mix(self, shares: str, experts: Sequence[str], mixtures: int | None = None) -> list[str]:
+        stack = self.stacks.get(tuple(experts))
+        if stack is None:
+            return super()._mix(shares, experts, mixtures)
+        w, width = self.writer, self.network.backbone.outputs
+        mixtures = self.tasks if mixtures is None else mixtures
+        given, layout = self.logits_of.get(shares, shares), [mixtures, len(experts), int(shares in self.logits_of)]
+        mixed = w.ours("Mixtures", given, stack, w.constant(np.array([*layout, 0, width], dtype=np.int64)))
+        each = w.split(mixed, [width] * mixtures)
+        self.mixed[tuple(each)] = given, stack, layout
+        return each
+
+    def _task_logits(self, head: IndependentHead | LatentHead, representations: Sequence[str]) -> str:
+        if tuple(representations) not in self.mixed:
+            return super()._task_logits(head, representations)
+        shares, stack, layout = self.mixed[tuple(representations)]
+        weights, biases = ([array(x) for x in xs] for xs in (head.towers.weights, head.towers.biases))
+        weight, bias = last_layer(head)
+        widths = [self.network.backbone.outputs, *(x.shape[2] for x in weights)]
+        return self._towers(shares, stack, [*layout, len(bias), *widths], [*weights, weight], [*biases, bias])
+
+    def _latent_logit(self, head: LatentHead, latent: str) -> str:
+        if (latent,) not in self.stacks:
+            return super()._latent_logit(head, latent)
+        weight, bias = array(head.latent_weight), array(head.latent_bias)
+        all_of_it = self.writer.constant(np.ones((1, 1), dtype=np.float32))
+        return self._towers(all_of_it, self.stacks[latent,], [1, 1, 0, 1, len(weight)], [weight], [bias])
+
+    def _towers(
+        self, shares: str, experts: str, layout: Sequence[int],
+        weights: Sequence[NDArray[np.float32]], biases: Sequence[NDArray[np.float32]],
+    ) -> str:  # fmt: skip
+        w = self.writer
+        flat = [np.concatenate([x.reshape(-1) for x in xs]) for xs in (weights, biases)]
+        sizes = w.constant(np.array(layout, dtype=np.int64))
+        return w.ours("Mixtures", shares, experts, sizes, *(w.constant(x) for x in flat))
+
+
+class FusedRankPacked(FusedInt8Graph, RankPackedInt8):
+    """Rows that are x in bytes → probabilities."""
+
+
+class FusedRankLayer1(FusedInt8Graph, RankLayer1Int8):
+    """Rows of first layers' item halves → probabilities."""
+
+    def _open_rows(self) -> str:
+        """Return the logits' part [N, 2·G] of the rows; networks read theirs where they lie."""
+        w, hidden, logits = self.writer, sum(self.hidden.values()), sum(self.linears.values())
+        if any(len(mlp.weights) == 1 for mlp in networks_on_x(self.quantised).values()):
+            super()._open_rows()  # such a network is no product any more
+        bounds = (w.constant(np.array([x], dtype=np.int64)) for x in (hidden, hidden + 2 * logits, 1))
+        return w.op("Slice", ITEM_ROWS, *bounds) if logits else ""
+
+    def _open_later_biases(self) -> None:
+        for group, mlp in networks_on_x(self.quantised).items():
+            if len(mlp.weights) > 1:
+                second = self._second_bias(group, self._second_layer(group, mlp))
+                self.biases_of[mlp] = self._biases([second], self.quantised.layers[mlp][2:])
+
+    def _experts_on_x(self, name: str, mlp: BatchedMLP) -> list[str]:
+        if mlp not in self.quantised.layers or len(mlp.weights) == 1:
+            return RankLayer1Int8._experts_on_x(self, name, mlp)
+        before = 0
+        for group, other in networks_on_x(self.quantised).items():
+            if group == name:
+                break
+            before += self.quantised.layers[other][0].scale_EH.size
+        row = sum(self.hidden.values()) + 2 * sum(self.linears.values())
+        layers = [self.second_layers[mlp], *self.quantised.layers[mlp][2:]]
+        above, _ = self.at_least_of_group[name]
+        return self._byte_networks(ITEM_ROWS, [0, 1, row, before], layers, self.biases_of[mlp], [above])
