@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle.manifest import ITEM_ROWS
-from model_export.head_graph import last_layer
+from bundle.manifest import ITEM_ROWS, P_JOINT, P_UP, P
+from model_export.head_graph import bounds_of, last_layer
 from model_export.int8_graph import Int8Graph
 from model_export.item_columns import ITEM_ZERO_POINT
 from model_export.item_halves import networks_on_x
@@ -25,9 +25,11 @@ from model_export.quantise import REQUEST_STEPS, IntegerLayer, Quantised, Reques
 from model_export.wiring import array
 from training.models.backbones import Gates
 from training.models.heads import IndependentHead, LatentHead
-from training.models.layers import BatchedMLP
+from training.models.layers import BatchedMLP, Block
+from training.models.structure import unrelated
 
 MOST_LAYERS = 8
+MOST_TASKS = 64
 _INT32 = 6
 
 
@@ -47,11 +49,16 @@ class FusedInt8Graph(Int8Graph):
         self.logits_of: dict[str, str] = {}  # of shares
         self.mixed: dict[tuple[str, ...], tuple[str, str, list[int]]] = {}  # of mixtures: shares, experts, layout
 
+    # ---- inputs
+
+    def _gather_bytes(self, table: str, codes: str, offsets: NDArray[np.integer], block: Block) -> str:
+        w, layout = self.writer, np.array([len(offsets), block.size], dtype=np.int64)
+        return w.ours("GatherBytes", codes, w.constant(layout), w.constant(offsets.astype(np.int32)), table)
+
     # ---- networks
 
-    def _open_chains(self, x_request: str | None) -> None:
+    def _open_chains(self, share: str) -> None:
         w = self.writer
-        share = w.reshape(self._share_in_bytes(x_request, list(self.halves_of_request().values())), [-1])
         whole = w.op("Cast", w.op("Round", share), to=_INT32)
         groups = networks_on_x(self.quantised).values()
         pieces = w.split(whole, [self.quantised.layers[mlp][0].scale_EH.size for mlp in groups], axis=0)
@@ -149,6 +156,15 @@ class FusedInt8Graph(Int8Graph):
         weight, bias = array(head.latent_weight), array(head.latent_bias)
         all_of_it = self.writer.constant(np.ones((1, 1), dtype=np.float32))
         return self._towers(all_of_it, self.stacks[latent,], [1, 1, 0, 1, len(weight)], [weight], [bias])
+
+    def _latent_head(self, head: LatentHead, logits: str, h: str) -> dict[str, str]:
+        if len(head.alpha) > MOST_TASKS:
+            return super()._latent_head(head, logits, h)
+        structure = head.structure or unrelated(len(head.alpha))
+        layout = [len(head.alpha), *structure.order, *(parent + 1 for parent in structure.parents)]
+        sizes, bounds = np.array(layout, dtype=np.int64), np.concatenate(bounds_of(head))
+        outputs = self.writer.ours_of("LatentHead", 3, logits, h, *(self.writer.constant(x) for x in (sizes, bounds)))
+        return dict(zip((P, P_JOINT, P_UP), outputs, strict=True))
 
     def _towers(
         self, shares: str, experts: str, layout: Sequence[int],

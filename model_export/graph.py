@@ -248,7 +248,11 @@ class ServingGraph:
         if isinstance(head, IndependentHead):
             return write_independent_head(self.writer, head, logits)
         (latent,) = self._experts_on_x("latent", head.latent)
-        return write_latent_head(self.writer, head, logits, self._latent_logit(head, latent))
+        return self._latent_head(head, logits, self._latent_logit(head, latent))
+
+    def _latent_head(self, head: LatentHead, logits: str, h: str) -> dict[str, str]:
+        """Return the edges of all outputs from the tasks' logits [N or 1, 2·T] and the latent one [N, 1]."""
+        return write_latent_head(self.writer, head, logits, h)
 
     def _task_logits(self, head: IndependentHead | LatentHead, representations: Sequence[str]) -> str:
         """Return the tasks' logits [N, L·T]."""

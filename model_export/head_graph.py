@@ -34,7 +34,7 @@ def write_latent_head(w: GraphWriter, head: LatentHead, logits: str, h: str) -> 
     tasks = len(head.alpha)
     structure = head.structure or unrelated(tasks)
     a, b = w.split(w.op("Sigmoid", logits), [tasks] * 2)
-    bounds_a, bounds_b = (array(bounds) for bounds in structure.bounds(head.alpha))
+    bounds_a, bounds_b = bounds_of(head)
     if any(structure.mirrored):
         a = w.op("Mul", a, w.constant(bounds_a))
     b = w.op("Mul", b, w.constant(bounds_b))  # Eq. 10
@@ -43,6 +43,13 @@ def write_latent_head(w: GraphWriter, head: LatentHead, logits: str, h: str) -> 
     joint = w.op("Mul", a, u)  # Eq. 4
     marginal = w.op("Add", joint, w.op("Mul", b, w.op("Sigmoid", w.op("Neg", h))))  # Eq. 1
     return {"p": marginal, "p_joint": joint, "p_up": w.reshape(u, [-1])}
+
+
+def bounds_of(head: LatentHead) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the most [T] that P(task|UP) and P(task|DOWN) can be, given the parent."""
+    structure = head.structure or unrelated(len(head.alpha))
+    bounds_a, bounds_b = structure.bounds(head.alpha)
+    return array(bounds_a), array(bounds_b)
 
 
 def write_task_logits(w: GraphWriter, head: IndependentHead | LatentHead, towers: str) -> str:

@@ -99,8 +99,11 @@ class Int8Graph(ServingGraph):
             steps = self._gather(self.list_tables[first_rows[0], block.size], codes, np.zeros(1, dtype=np.int32))
             return self._bytes(self._mean_of_given(block, codes, steps, rows=-1))
         offsets = np.array([self.item_offsets[row, block.size] for row in first_rows])
-        embedded = self._gather(self.item_tables[str(block.size)], codes, offsets)
-        return self.writer.reshape(embedded, [-1, block.width])
+        return self._gather_bytes(self.item_tables[str(block.size)], codes, offsets, block)
+
+    def _gather_bytes(self, table: str, codes: str, offsets: NDArray[np.integer], block: Block) -> str:
+        """Return the rows of a table of bytes side by side [N, columns·D]."""
+        return self.writer.reshape(self._gather(table, codes, offsets), [-1, block.width])
 
     def _bytes(self, steps: str) -> str:
         """Return numbers −127…127 as bytes around the zero point; larger ones are clipped."""
@@ -127,23 +130,28 @@ class Int8Graph(ServingGraph):
         """Compute the request's share once: of the chains as int32 bias, of gates and the wide layer as float32."""
         if not backbone_reads_items(self.network):
             self._open_backbone_on_request(x_request)
-        self._open_chains(x_request)
-        for name, linear in linears_on_items(self.network).items():
-            layer = self.quantised.layers[linear][0]
-            (half,) = self._request_halves(name, linear).values()
-            in_logits = half.in_units(layer.scale_EH[0])
-            self.shares_of_request[name] = self.writer.reshape(self._share_in_bytes(x_request, [in_logits]), [-1])
-            self.linear_layers[name] = layer
+        w, chains = self.writer, list(self.halves_of_request().values())
+        linears = linears_on_items(self.network)
+        self.linear_layers = {name: self.quantised.layers[linear][0] for name, linear in linears.items()}
+        halves = [
+            half.in_units(self.linear_layers[name].scale_EH[0])
+            for name, linear in linears.items()
+            for half in self._request_halves(name, linear).values()
+        ]
+        share = w.reshape(self._share_in_bytes(x_request, [*chains, *halves]), [-1])
+        chained = sum(len(half.bias_H) for half in chains)
+        of_chains, *of_linears = w.split(share, [chained, *(len(half.bias_H) for half in halves)], axis=0)
+        self.shares_of_request |= dict(zip(linears, of_linears, strict=True))
+        self._open_chains(of_chains)
 
-    def _open_chains(self, x_request: str | None) -> None:
-        """Compute the first layers' biases, which are the request's share.
+    def _open_chains(self, share: str) -> None:
+        """Take the request's share of first layers [ΣH] for their biases.
 
         Biases of wide later layers, constants though they are, come out of the same node: for a constant bias ONNX
         Runtime takes a convolution kernel of its own, without AMX; from 256 inputs on its product is faster.
         """
         w = self.writer
         halves = self.halves_of_request()
-        share = w.reshape(self._share_in_bytes(x_request, list(halves.values())), [-1])
         whole = w.op("Cast", w.op("Round", share), to=_INT32)
         later = {
             (id(layer), e): np.rint(layer.bias_EH[e]).astype(np.int32)

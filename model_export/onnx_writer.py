@@ -79,7 +79,11 @@ class GraphWriter:
 
     def ours(self, operator: str, *inputs: str) -> str:
         """Return the only output edge of a node of our own operators (`bundle.operators`)."""
-        return self.node(operator, *inputs, domain=OPERATORS)[0]
+        return self.ours_of(operator, 1, *inputs)[0]
+
+    def ours_of(self, operator: str, outputs: int, *inputs: str) -> list[str]:
+        """Return the output edges of a node of our own operators."""
+        return self.node(operator, *inputs, outputs=outputs, domain=OPERATORS)
 
     def reshape(self, edge: str, shape: Sequence[int]) -> str:
         """Return `edge` in another shape; -1 is inferred."""

@@ -14,9 +14,10 @@
 #endif
 
 #define LANES 16       /* outputs of a panel, floats of a vector */
+#define GROUP 64       /* outputs whose sums are packed into bytes together: four panels */
 #define TILE_INPUTS 64 /* bytes of a tile's row */
 #define TILE_ROWS 16
-#define BLOCK_ROWS 64 /* candidates that go through a network together: what is between its layers stays in the first-level cache */
+#define BLOCK_ROWS 64 /* candidates that go through a network together: what is between layers stays in the first-level cache */
 #define ALIGNMENT 64
 
 static inline int64_t up_to(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
@@ -63,11 +64,17 @@ int use_instructions(int level) {
 
 /* ---- packing */
 
-/* [K, H] → panels [H/16][K/4][16][4], zeros where there are no inputs or outputs; sums of columns, if asked for. */
-static void pack_panels(const int8_t *weights, int inputs, int outputs, int8_t *packed, int32_t *sums) {
+/* Where an output lies among the four panels of its group, so that packing their sums, which goes by quarters of vectors,
+ * puts bytes in order. */
+static inline int place_in_group(int h) { return h / GROUP * GROUP + h / 4 % 4 * LANES + h % GROUP / LANES * 4 + h % 4; }
+
+static inline int place_as_is(int h) { return h; }
+
+/* [K, H] → panels [H/16][K/4][16][4], zeros where there are no inputs or outputs; sums of columns. */
+static void pack_panels(const int8_t *weights, int inputs, int outputs, int (*place)(int), int8_t *packed, int32_t *sums) {
     const int64_t deep = up_to(inputs, TILE_INPUTS);
     for (int h = 0; h < outputs; h++) {
-        int8_t *panel = packed + h / LANES * LANES * deep + h % LANES * 4;
+        int8_t *panel = packed + place(h) / LANES * LANES * deep + place(h) % LANES * 4;
         int32_t sum = 0;
         for (int k = 0; k < inputs; k++) {
             const int8_t weight = weights[(int64_t)k * outputs + h];
@@ -75,11 +82,11 @@ static void pack_panels(const int8_t *weights, int inputs, int outputs, int8_t *
             sum += weight;
         }
         if (sums)
-            sums[h] = sum;
+            sums[place(h)] = sum;
     }
 }
 
-static int64_t panel_bytes(int inputs, int outputs) { return up_to(inputs, TILE_INPUTS) * up_to(outputs, LANES); }
+static int64_t group_bytes(int inputs, int outputs) { return up_to(inputs, TILE_INPUTS) * up_to(outputs, GROUP); }
 
 static void *aligned(int64_t bytes) { return aligned_alloc(ALIGNMENT, up_to(bytes + 1, ALIGNMENT)); }
 
@@ -89,28 +96,28 @@ static void *zeroed(int64_t bytes) {
 }
 
 int pack_byte_networks(ByteNetworks *n, const int8_t *weights, const float *scales) {
-    int64_t bytes = 0;
+    int64_t bytes = n->networks * 4 * up_to(n->widths[1], GROUP);
     for (int l = 0; l < n->layers; l++)
-        bytes += n->networks * (panel_bytes(n->widths[l], n->widths[l + 1]) + 4 * up_to(n->widths[l + 1], LANES));
-    bytes += n->networks * 4 * up_to(n->widths[1], LANES);
+        bytes += n->networks * (group_bytes(n->widths[l], n->widths[l + 1]) + 4 * up_to(n->widths[l + 1], GROUP));
     char *at = n->memory = zeroed(bytes);
     if (!at)
         return 0;
     n->from_zero_point = (int32_t *)at;
-    at += n->networks * 4 * up_to(n->widths[1], LANES);
+    at += n->networks * 4 * up_to(n->widths[1], GROUP);
     for (int l = 0; l < n->layers; l++) {
         const int inputs = n->widths[l], outputs = n->widths[l + 1];
-        const int64_t wide = up_to(outputs, LANES), panels = panel_bytes(inputs, outputs);
+        const int64_t wide = up_to(outputs, GROUP), all = group_bytes(inputs, outputs);
         n->scales[l] = (float *)at;
         at += n->networks * 4 * wide;
         n->weights[l] = (int8_t *)at;
-        at += n->networks * panels;
+        at += n->networks * all;
         for (int e = 0; e < n->networks; e++) {
             int32_t *sums = l == 0 ? n->from_zero_point + e * wide : NULL;
-            pack_panels(weights, inputs, outputs, n->weights[l] + e * panels, sums);
-            for (int h = 0; sums && h < outputs; h++)
+            pack_panels(weights, inputs, outputs, place_in_group, n->weights[l] + e * all, sums);
+            for (int64_t h = 0; sums && h < wide; h++)
                 sums[h] *= -n->zero_point;
-            memcpy(n->scales[l] + e * wide, scales, 4 * outputs);
+            for (int h = 0; h < outputs; h++)
+                n->scales[l][e * wide + place_in_group(h)] = scales[h];
             weights += (int64_t)inputs * outputs;
             scales += outputs;
         }
@@ -120,22 +127,28 @@ int pack_byte_networks(ByteNetworks *n, const int8_t *weights, const float *scal
 
 /* ---- products of bytes
  *
- * One layer of a block of rows: x [rows up to a tile's, deep] → y [rows, ld], bytes; ld ≥ up_to(outputs, 16). */
+ * One layer of a block of rows: x [whole tiles, deep] → y [rows, wide], bytes; of a row's inputs so many are not zero. */
 
-static void layer_portable(const uint8_t *x, int64_t deep, int rows, const int8_t *weights, int64_t wide,
-                           const int32_t *bias, const float *scale, uint8_t *y, int64_t ld) {
-    for (int64_t h = 0; h < wide; h += LANES, weights += deep * LANES)
-        for (int r = 0; r < rows; r++) {
-            int32_t sums[LANES];
-            memcpy(sums, bias + h, sizeof sums);
-            for (int64_t k = 0; k < deep; k += 4)
-                for (int i = 0; i < LANES; i++)
-                    for (int j = 0; j < 4; j++)
-                        sums[i] += (int32_t)x[r * deep + k + j] * weights[k * LANES + 4 * i + j];
-            for (int i = 0; i < LANES; i++) {
-                const float scaled = (float)sums[i] * scale[h + i];
-                y[r * ld + h + i] = scaled >= 255 ? 255 : scaled > 0 ? (uint8_t)rintf(scaled) : 0;
+static void layer_portable(const uint8_t *x, int inputs, int rows, const int8_t *weights, int64_t wide,
+                           const int32_t *bias, const float *scale, uint8_t *y) {
+    const int64_t deep = up_to(inputs, TILE_INPUTS);
+    for (int r = 0; r < rows; r++)
+        for (int64_t group = 0; group < wide; group += GROUP) {
+            uint8_t bytes[GROUP];
+            for (int64_t h = group; h < group + GROUP; h += LANES) {
+                int32_t sums[LANES];
+                memcpy(sums, bias + h, sizeof sums);
+                for (int64_t k = 0; k < inputs; k += 4)
+                    for (int i = 0; i < LANES; i++)
+                        for (int j = 0; j < 4; j++)
+                            sums[i] += (int32_t)x[r * deep + k + j] * weights[h * deep + k * LANES + 4 * i + j];
+                for (int i = 0; i < LANES; i++) {
+                    const float scaled = (float)sums[i] * scale[h + i];
+                    bytes[h - group + i] = scaled >= 255 ? 255 : scaled > 0 ? (uint8_t)rintf(scaled) : 0;
+                }
             }
+            for (int h = 0; h < GROUP; h++)
+                y[r * wide + group + h] = bytes[place_in_group(h)];
         }
 }
 
@@ -143,37 +156,58 @@ static void layer_portable(const uint8_t *x, int64_t deep, int rows, const int8_
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")))
 #define AMX __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,amx-tile,amx-int8")))
 
-AVX512 static inline __m128i rescaled(__m512i sums, __m512 scale) {
-    const __m512 scaled = _mm512_min_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), scale), _mm512_set1_ps(255));
-    return _mm512_cvtusepi32_epi8(_mm512_max_epi32(_mm512_cvtps_epi32(scaled), _mm512_setzero_si512()));
+/* Sums of a group of one row → bytes; scaled ones stay far from the ends of 32 bits, as scales are at most 1/2. */
+AVX512 static inline __m512i rescaled(const __m512i sums[4], const __m512 scale[4]) {
+    __m512i whole[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        whole[i] = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(sums[i]), scale[i]));
+    return _mm512_packus_epi16(_mm512_packs_epi32(whole[0], whole[1]), _mm512_packs_epi32(whole[2], whole[3]));
 }
 
-AVX512 static inline void rows_vnni(const uint8_t *x, int64_t deep, int rows, const int8_t *panel, __m512i bias,
-                                    __m512 scale, uint8_t *y, int64_t ld) {
-    __m512i sums[8];
-    for (int r = 0; r < 8; r++)
-        sums[r] = bias;
-    for (int64_t k = 0; k < deep; k += 4) {
-        const __m512i weights = _mm512_load_si512(panel + k * LANES);
-#pragma GCC unroll 8
-        for (int r = 0; r < 8; r++) {
-            int32_t four;
-            memcpy(&four, x + r * deep + k, 4);
-            sums[r] = _mm512_dpbusd_epi32(sums[r], _mm512_set1_epi32(four), weights);
+AVX512 static inline void scales_of(const float *scale, __m512 four[4]) {
+    for (int i = 0; i < 4; i++)
+        four[i] = _mm512_loadu_ps(scale + i * LANES);
+}
+
+AVX512 static void layer_vnni(const uint8_t *x, int inputs, int rows, const int8_t *weights, int64_t wide,
+                              const int32_t *bias, const float *scale, uint8_t *y) {
+    enum { ROWS = 5 };
+    const int64_t deep = up_to(inputs, TILE_INPUTS);
+    for (int64_t h = 0; h < wide; h += GROUP, weights += deep * GROUP) {
+        __m512 scales[4];
+        scales_of(scale + h, scales);
+        for (int start = 0; start < rows; start += ROWS) {
+            __m512i sums[ROWS][4];
+#pragma GCC unroll 5
+            for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 4
+                for (int i = 0; i < 4; i++)
+                    sums[r][i] = _mm512_loadu_si512(bias + h + i * LANES);
+            const uint8_t *from[ROWS];
+            for (int r = 0; r < ROWS; r++)
+                from[r] = x + (start + r < rows ? start + r : rows - 1) * deep;
+            for (int64_t k = 0; k < inputs; k += 4) {
+                __m512i of_weights[4];
+#pragma GCC unroll 4
+                for (int i = 0; i < 4; i++)
+                    of_weights[i] = _mm512_load_si512(weights + i * LANES * deep + k * LANES);
+#pragma GCC unroll 5
+                for (int r = 0; r < ROWS; r++) {
+                    int32_t four;
+                    memcpy(&four, from[r] + k, 4);
+                    const __m512i of_row = _mm512_set1_epi32(four);
+#pragma GCC unroll 4
+                    for (int i = 0; i < 4; i++)
+                        sums[r][i] = _mm512_dpbusd_epi32(sums[r][i], of_row, of_weights[i]);
+                }
+            }
+#pragma GCC unroll 5
+            for (int r = 0; r < ROWS; r++)
+                if (start + r < rows)
+                    _mm512_storeu_si512(y + (start + r) * wide + h, rescaled(sums[r], scales));
         }
     }
-#pragma GCC unroll 8
-    for (int r = 0; r < 8; r++)
-        if (r < rows)
-            _mm_storeu_si128((__m128i *)(y + r * ld), rescaled(sums[r], scale));
-}
-
-AVX512 static void layer_vnni(const uint8_t *x, int64_t deep, int rows, const int8_t *weights, int64_t wide,
-                              const int32_t *bias, const float *scale, uint8_t *y, int64_t ld) {
-    for (int64_t h = 0; h < wide; h += LANES, weights += deep * LANES)
-        for (int r = 0; r < rows; r += 8)
-            rows_vnni(x + r * deep, deep, rows - r, weights, _mm512_loadu_si512(bias + h), _mm512_loadu_ps(scale + h),
-                      y + r * ld + h, ld);
 }
 
 typedef struct {
@@ -193,9 +227,17 @@ AMX static void open_tiles(void) { _tile_loadconfig(&tiles); }
 
 AMX static void close_tiles(void) { _tile_release(); }
 
-AVX512 static inline void rescale_rows(const int32_t *sums, int rows, __m512 scale, uint8_t *y, int64_t ld) {
-    for (int r = 0; r < rows; r++)
-        _mm_storeu_si128((__m128i *)(y + r * ld), rescaled(_mm512_load_si512(sums + r * LANES), scale));
+/* Some rows of a group's sums [4 panels, BLOCK_ROWS, 16] → bytes. */
+AVX512 static inline void rescale_rows(const int32_t *sums, int from, int to, const float *scale, uint8_t *y, int64_t ld) {
+    __m512 scales[4];
+    scales_of(scale, scales);
+    for (int r = from; r < to; r++) {
+        __m512i four[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++)
+            four[i] = _mm512_load_si512(sums + (i * BLOCK_ROWS + r) * LANES);
+        _mm512_storeu_si512(y + r * ld, rescaled(four, scales));
+    }
 }
 
 /* Tiles 0 to 3 hold sums, 4 and 5 rows of x, 6 weights. */
@@ -232,12 +274,14 @@ AVX512 static inline void rescale_rows(const int32_t *sums, int rows, __m512 sca
         _tile_stored(3, sums + 3 * TILE_ROWS * LANES, 4 * LANES); \
     }
 
-/* While the tiles multiply one panel, vectors rescale the one before. */
-AMX static void layer_amx(const uint8_t *x, int64_t deep, int rows, const int8_t *weights, int64_t wide,
-                          const int32_t *bias, const float *scale, uint8_t *y, int64_t ld) {
-    __attribute__((aligned(ALIGNMENT))) int32_t both[2][BLOCK_ROWS * LANES];
+/* While the tiles multiply a group's panels, vectors rescale the group before, a fourth of its rows a panel. */
+AMX static void layer_amx(const uint8_t *x, int inputs, int rows, const int8_t *weights, int64_t wide,
+                          const int32_t *bias, const float *scale, uint8_t *y) {
+    const int64_t deep = up_to(inputs, TILE_INPUTS);
+    __attribute__((aligned(ALIGNMENT))) int32_t both[2][4 * BLOCK_ROWS * LANES];
     for (int64_t h = 0; h < wide; h += LANES, weights += deep * LANES) {
-        int32_t *sums = both[h / LANES % 2], *sums_before = both[(h / LANES + 1) % 2];
+        const int panel = h % GROUP / LANES;
+        int32_t *sums = both[h / GROUP % 2] + panel * BLOCK_ROWS * LANES;
         if (rows <= TILE_ROWS) {
             PANEL(1)
         } else if (rows <= 2 * TILE_ROWS) {
@@ -245,8 +289,10 @@ AMX static void layer_amx(const uint8_t *x, int64_t deep, int rows, const int8_t
         } else {
             PANEL(4)
         }
-        if (h)
-            rescale_rows(sums_before, rows, _mm512_loadu_ps(scale + h - LANES), y + h - LANES, ld);
+        if (h >= GROUP) {
+            const int64_t before = h / GROUP * GROUP - GROUP;
+            rescale_rows(both[before / GROUP % 2], rows * panel / 4, rows * (panel + 1) / 4, scale + before, y + before, wide);
+        }
         if (rows <= TILE_ROWS) {
             KEEP(1)
         } else if (rows <= 2 * TILE_ROWS) {
@@ -255,19 +301,20 @@ AMX static void layer_amx(const uint8_t *x, int64_t deep, int rows, const int8_t
             KEEP(4)
         }
     }
-    rescale_rows(both[(wide / LANES + 1) % 2], rows, _mm512_loadu_ps(scale + wide - LANES), y + wide - LANES, ld);
+    const int64_t last = wide - GROUP;
+    rescale_rows(both[last / GROUP % 2], 0, rows, scale + last, y + last, wide);
 }
 #endif
 
-static void layer(int level, const uint8_t *x, int64_t deep, int rows, const int8_t *weights, int64_t wide,
-                  const int32_t *bias, const float *scale, uint8_t *y, int64_t ld) {
+static void layer(int level, const uint8_t *x, int inputs, int rows, const int8_t *weights, int64_t wide,
+                  const int32_t *bias, const float *scale, uint8_t *y) {
 #if X86
     if (level == AMX_INT8)
-        return layer_amx(x, deep, rows, weights, wide, bias, scale, y, ld);
+        return layer_amx(x, inputs, rows, weights, wide, bias, scale, y);
     if (level == AVX512_VNNI)
-        return layer_vnni(x, deep, rows, weights, wide, bias, scale, y, ld);
+        return layer_vnni(x, inputs, rows, weights, wide, bias, scale, y);
 #endif
-    layer_portable(x, deep, rows, weights, wide, bias, scale, y, ld);
+    layer_portable(x, inputs, rows, weights, wide, bias, scale, y);
 }
 
 /* ---- networks of bytes */
@@ -291,7 +338,7 @@ int run_byte_networks(const ByteNetworks *n, int64_t rows, const uint8_t *x, con
     const int64_t y_stride = (int64_t)n->networks * last;
     int64_t deepest = 0, bias_bytes = 0;
     for (int l = 0; l < n->layers; l++)
-        bias_bytes += 4 * n->networks * up_to(n->widths[l + 1], LANES);
+        bias_bytes += 4 * n->networks * up_to(n->widths[l + 1], GROUP);
     for (int l = 0; l <= n->layers; l++)
         deepest = up_to(n->widths[l], TILE_INPUTS) > deepest ? up_to(n->widths[l], TILE_INPUTS) : deepest;
     /* three blocks: the input, and a layer's input and output in turns */
@@ -301,10 +348,13 @@ int run_byte_networks(const ByteNetworks *n, int64_t rows, const uint8_t *x, con
     uint8_t *input = scratch, *between[2] = {scratch + BLOCK_ROWS * deepest, scratch + 2 * BLOCK_ROWS * deepest};
     int32_t *padded = (int32_t *)(scratch + 3 * BLOCK_ROWS * deepest), *bias = padded;
     for (int l = 0; l < n->layers; l++) {
-        const int64_t outputs = n->widths[l + 1], wide = up_to(outputs, LANES);
+        const int64_t outputs = n->widths[l + 1], wide = up_to(outputs, GROUP);
         for (int e = 0; e < n->networks; e++, bias += wide, biases += outputs)
-            for (int64_t h = 0; h < outputs; h++)
-                bias[h] = (int32_t)((uint32_t)biases[h] + (l ? 0u : (uint32_t)n->from_zero_point[e * wide + h]));
+            for (int h = 0; h < wide; h++) {
+                const int at = place_in_group(h);
+                const uint32_t more = l ? 0 : (uint32_t)n->from_zero_point[e * wide + at];
+                bias[at] = h < outputs ? (int32_t)((uint32_t)biases[h] + more) : 0;
+            }
     }
 #if X86
     if (level == AMX_INT8)
@@ -321,14 +371,10 @@ int run_byte_networks(const ByteNetworks *n, int64_t rows, const uint8_t *x, con
             const uint8_t *from = input;
             bias = padded;
             for (int l = 0; l < n->layers; l++) {
-                const int64_t deep = up_to(n->widths[l], TILE_INPUTS), wide = up_to(n->widths[l + 1], LANES);
-                const int64_t next_deep = up_to(n->widths[l + 1], TILE_INPUTS);
+                const int64_t wide = up_to(n->widths[l + 1], GROUP);
                 uint8_t *to = between[l % 2];
-                if (wide < next_deep)
-                    for (int r = 0; r < block; r++)
-                        memset(to + r * next_deep + wide, 0, next_deep - wide);
-                layer(level, from, deep, block, n->weights[l] + e * panel_bytes(n->widths[l], n->widths[l + 1]), wide,
-                      bias + e * wide, n->scales[l] + e * wide, to, next_deep);
+                layer(level, from, n->widths[l], block, n->weights[l] + e * group_bytes(n->widths[l], n->widths[l + 1]), wide,
+                      bias + e * wide, n->scales[l] + e * wide, to);
                 from = to;
                 bias += n->networks * wide;
             }
@@ -409,72 +455,91 @@ INLINE void block_shares(const Mixtures *m, const float *shares, int64_t stride,
     }
 }
 
-/* Mixtures of one row, wide = up_to(H, 16): y [M, wide]. */
-INLINE void mix_row(const Mixtures *m, const float *share, const uint8_t *experts, int rows_apart, float *y) {
-    const int width = m->widths[0];
-    const int64_t wide = up_to(width, LANES);
-    for (int h = 0; h < wide; h += LANES) {
-        for (int first = 0; first < m->mixtures; first += 8) {
-            const int mixtures = m->mixtures - first < 8 ? m->mixtures - first : 8;
-            Floats sums[8];
-            for (int i = 0; i < 8; i++)
-                sums[i] = (Floats){0};
-            for (int e = 0; e < m->experts; e++) {
-                Bytes bytes = {0};
-                if (h + LANES <= width)
-                    memcpy(&bytes, experts + e * width + h, sizeof bytes);
-                else
-                    memcpy(&bytes, experts + e * width + h, width - h);
-                const Floats x = __builtin_convertvector(__builtin_convertvector(bytes, Ints), Floats);
+/* Up to eight mixtures of 16 outputs of one row; shares lie `apart` by expert, `share_apart` by mixture. */
+INLINE void mix_part(int mixtures, int experts, const float *share, int64_t apart, int64_t share_apart, const float *x,
+                     float *y, int64_t wide) {
+    Floats sums[8];
 #pragma GCC unroll 8
-                for (int i = 0; i < 8; i++)
-                    if (i < mixtures)
-                        sums[i] += share[((first + i) * m->experts + e) * rows_apart] * x;
-            }
-            for (int i = 0; i < mixtures; i++)
-                put(y + (first + i) * wide + h, &sums[i]);
-        }
+    for (int i = 0; i < mixtures; i++)
+        sums[i] = (Floats){0};
+    for (int e = 0; e < experts; e++) {
+        Floats of_expert;
+        get(&of_expert, x + e * wide);
+#pragma GCC unroll 8
+        for (int i = 0; i < mixtures; i++)
+            sums[i] += share[i * share_apart + e * apart] * of_expert;
     }
+#pragma GCC unroll 8
+    for (int i = 0; i < mixtures; i++)
+        put(y + i * wide, &sums[i]);
 }
 
-/* y [16, ldy] = x [16, ldx] · W [K, wide] + b, with ReLU if asked for; eight rows by two vectors at a time. */
-INLINE void dense_part(const float *x, int64_t ldx, int inputs, const float *weights, int64_t wide, const float *bias,
-                       float *y, int64_t ldy, int relu, int vectors) {
-    for (int r0 = 0; r0 < FLOAT_ROWS; r0 += 8) {
-        Floats sums[8][2];
-        for (int v = 0; v < vectors; v++) {
-            Floats b;
-            get(&b, bias + v * LANES);
-            for (int r = 0; r < 8; r++)
-                sums[r][v] = b;
-        }
-        for (int k = 0; k < inputs; k++) {
-            Floats w[2];
-            for (int v = 0; v < vectors; v++)
-                get(&w[v], weights + k * wide + v * LANES);
-#pragma GCC unroll 8
-            for (int r = 0; r < 8; r++)
-#pragma GCC unroll 2
-                for (int v = 0; v < vectors; v++)
-                    sums[r][v] += x[(r0 + r) * ldx + k] * w[v];
-        }
-#pragma GCC unroll 8
-        for (int r = 0; r < 8; r++)
-#pragma GCC unroll 2
-            for (int v = 0; v < vectors; v++) {
-                const Floats sum = relu ? larger(sums[r][v], (Floats){0}) : sums[r][v];
-                put(y + (r0 + r) * ldy + v * LANES, &sum);
+/* Mixtures of one row, y [M, wide]; its shares lie `apart`, as_floats [E, wide] is scratch. wide = up_to(H, 16). */
+INLINE void mix_row(const Mixtures *m, const float *share, int64_t apart, const uint8_t *experts, float *as_floats,
+                    float *y) {
+    const int64_t width = m->widths[0], wide = up_to(width, LANES), share_apart = m->experts * apart;
+    for (int e = 0; e < m->experts; e++)
+        for (int64_t h = 0; h < width; h++)
+            as_floats[e * wide + h] = experts[e * width + h];
+#define PART(mixtures) \
+    case mixtures: \
+        mix_part(mixtures, m->experts, share + first * share_apart, apart, share_apart, as_floats + h, \
+                 y + first * wide + h, wide); \
+        break;
+    for (int first = 0; first < m->mixtures; first += 8)
+        for (int64_t h = 0; h < wide; h += LANES)
+            switch (m->mixtures - first) {
+                PART(1)
+                PART(2)
+                PART(3)
+                PART(4)
+                PART(5)
+                PART(6)
+                PART(7)
+            default:
+                mix_part(8, m->experts, share + first * share_apart, apart, share_apart, as_floats + h,
+                         y + first * wide + h, wide);
             }
+#undef PART
+}
+
+/* y [rows, ldy] = x [rows, ldx] · W [K, 16·vectors] + b, with ReLU if asked for: sums of all stay in registers. */
+INLINE void dense_part(int rows, int vectors, const float *x, int64_t ldx, int inputs, const float *weights, int64_t wide,
+                       const float *bias, float *y, int64_t ldy, int relu) {
+    Floats sums[FLOAT_ROWS][2];
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++)
+            get(&sums[r][v], bias + v * LANES);
+    for (int k = 0; k < inputs; k++) {
+        Floats w[2];
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++)
+            get(&w[v], weights + k * wide + v * LANES);
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+            for (int v = 0; v < vectors; v++)
+                sums[r][v] += x[r * ldx + k] * w[v];
     }
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++) {
+            const Floats sum = relu ? larger(sums[r][v], (Floats){0}) : sums[r][v];
+            put(y + r * ldy + v * LANES, &sum);
+        }
 }
 
 INLINE void dense(const float *x, int64_t ldx, int inputs, const float *weights, int64_t wide, const float *bias,
                   float *y, int64_t ldy, int relu) {
     int64_t h = 0;
     for (; h + 2 * LANES <= wide; h += 2 * LANES)
-        dense_part(x, ldx, inputs, weights + h, wide, bias + h, y + h, ldy, relu, 2);
+        for (int r = 0; r < FLOAT_ROWS; r += 8)
+            dense_part(8, 2, x + r * ldx, ldx, inputs, weights + h, wide, bias + h, y + r * ldy + h, ldy, relu);
     if (h < wide)
-        dense_part(x, ldx, inputs, weights + h, wide, bias + h, y + h, ldy, relu, 1);
+        dense_part(FLOAT_ROWS, 1, x, ldx, inputs, weights + h, wide, bias + h, y + h, ldy, relu);
 }
 
 int pack_mixtures(Mixtures *m, const float *weights, const float *biases) {
@@ -518,17 +583,19 @@ INLINE int mixtures_of_all(const Mixtures *m, int64_t rows, int64_t share_rows, 
     int64_t widest = up_to(m->outputs, LANES);
     for (int l = 0; l <= m->layers; l++)
         widest = m->mixtures * up_to(m->widths[l], LANES) > widest ? m->mixtures * up_to(m->widths[l], LANES) : widest;
-    float *scratch = zeroed(4 * FLOAT_ROWS * (all + 2 * widest));
+    const int64_t of_experts = m->experts * up_to(m->widths[0], LANES);
+    float *scratch = zeroed(4 * (FLOAT_ROWS * (all + 2 * widest) + of_experts));
     if (!scratch)
         return 0;
     float *by_rows = scratch, *between[2] = {scratch + FLOAT_ROWS * all, scratch + FLOAT_ROWS * (all + widest)};
+    float *as_floats = scratch + FLOAT_ROWS * (all + 2 * widest);
     const int64_t share_stride = share_rows == 1 ? 0 : all, of_row = (int64_t)m->experts * m->widths[0];
     for (int64_t start = 0; start < rows; start += FLOAT_ROWS) {
         const int block = rows - start < FLOAT_ROWS ? (int)(rows - start) : FLOAT_ROWS;
         block_shares(m, shares + start * share_stride, share_stride, block, by_rows);
         const int64_t mixed = m->mixtures * up_to(m->widths[0], LANES);
         for (int r = 0; r < block; r++)
-            mix_row(m, by_rows + r, experts + (start + r) * of_row, FLOAT_ROWS, between[0] + r * mixed);
+            mix_row(m, by_rows + r, FLOAT_ROWS, experts + (start + r) * of_row, as_floats, between[0] + r * mixed);
         const float *from = between[0];
         int64_t from_wide = up_to(m->widths[0], LANES);
         for (int l = 0; l < m->layers; l++) {
@@ -583,15 +650,34 @@ int run_mixtures(const Mixtures *m, int64_t rows, int64_t share_rows, const floa
 
 int pack_request_share(RequestShare *s, const int8_t *weights) {
     const int64_t wide = up_to(s->outputs, LANES);
-    char *at = s->memory = zeroed(4 * wide + panel_bytes(s->inputs, s->outputs));
+    char *at = s->memory = zeroed(4 * wide + up_to(s->inputs, TILE_INPUTS) * wide);
     if (!at)
         return 0;
     s->from_zero_point = (int32_t *)at;
     s->weights = (int8_t *)(at + 4 * wide);
-    pack_panels(weights, s->inputs, s->outputs, s->weights, s->from_zero_point);
+    pack_panels(weights, s->inputs, s->outputs, place_as_is, s->weights, s->from_zero_point);
     for (int h = 0; h < s->outputs; h++)
         s->from_zero_point[h] *= -128;
     return 1;
+}
+
+/* Steps of size `size` as bytes around 128, rounded half to even, clipped; what is left of x stays in it. */
+INLINE void bytes_of(float *x, int64_t count, float size, uint8_t *bytes) {
+    for (int64_t k = 0; k < count; k += LANES) {
+        Floats v, limit;
+        get(&v, x + k);
+        Floats steps = v / size;
+        limit = (Floats){0} - 128.0f;
+        steps = larger(steps, limit);
+        limit = (Floats){0} - 127.0f;
+        steps = -larger(-steps, limit);
+        steps = (steps + 12582912.0f) - 12582912.0f;
+        v -= steps * size;
+        put(x + k, &v);
+        const Ints whole = __builtin_convertvector(steps, Ints) + 128;
+        for (int i = 0; i < LANES; i++)
+            bytes[k + i] = (uint8_t)whole[i];
+    }
 }
 
 /* Two rows of bytes times a panel. */
@@ -606,7 +692,8 @@ static void two_rows_portable(const uint8_t *high, const uint8_t *low, int64_t d
 }
 
 #if X86
-AVX512 static void two_rows_vnni(const uint8_t *high, const uint8_t *low, int64_t deep, const int8_t *panel, int32_t *sums) {
+AVX512 static inline void two_rows_vnni(const uint8_t *high, const uint8_t *low, int64_t deep, const int8_t *panel,
+                                        int32_t *sums) {
     /* two sums each: a product takes longer than a load */
     __m512i h0 = _mm512_loadu_si512(sums), l0 = _mm512_loadu_si512(sums + LANES);
     __m512i h1 = _mm512_setzero_si512(), l1 = h1;
@@ -623,39 +710,146 @@ AVX512 static void two_rows_vnni(const uint8_t *high, const uint8_t *low, int64_
     _mm512_storeu_si512(sums, _mm512_add_epi32(h0, h1));
     _mm512_storeu_si512(sums + LANES, _mm512_add_epi32(l0, l1));
 }
+#else
+#define two_rows_vnni two_rows_portable
 #endif
 
-/* Whole steps as a byte around 128, rounded half to even, clipped. */
-static uint8_t byte_of(float steps) {
-    const float byte = rintf(steps) + 128.0f;
-    return byte >= 255 ? 255 : byte > 0 ? (uint8_t)byte : 0;
+INLINE int request_share(int vnni, const RequestShare *s, const float *x, const float *worth, const float *bias,
+                         float *y) {
+    const int64_t deep = up_to(s->inputs, TILE_INPUTS);
+    float *left = aligned(6 * deep);
+    if (!left)
+        return 0;
+    uint8_t *high = (uint8_t *)(left + deep), *low = high + deep;
+    const float coarse = 256.0f * s->step, fine = s->step;
+    memset(left + s->inputs, 0, 4 * (deep - s->inputs));
+    memcpy(left, x, 4 * s->inputs);
+    bytes_of(left, deep, coarse, high);
+    bytes_of(left, deep, fine, low);
+    for (int h = 0; h < s->outputs; h += LANES) {
+        int32_t sums[2][LANES];
+        float one[LANES] = {0}, more[LANES] = {0};
+        const int lanes = s->outputs - h < LANES ? s->outputs - h : LANES;
+        memcpy(sums[0], s->from_zero_point + h, sizeof sums[0]);
+        memcpy(sums[1], s->from_zero_point + h, sizeof sums[1]);
+        memcpy(one, worth + h, 4 * lanes);
+        memcpy(more, bias + h, 4 * lanes);
+        (vnni ? two_rows_vnni : two_rows_portable)(high, low, deep, s->weights + h * deep, sums[0]);
+        for (int i = 0; i < LANES; i++)
+            one[i] = coarse * ((float)sums[0][i] * one[i]) + fine * ((float)sums[1][i] * one[i]) + more[i];
+        memcpy(y + h, one, 4 * lanes);
+    }
+    free(left);
+    return 1;
 }
 
-int run_request_share(const RequestShare *s, const float *x, const float *worth, const float *bias, float *y) {
-    const int64_t deep = up_to(s->inputs, TILE_INPUTS);
-    uint8_t *high = zeroed(2 * deep), *low = high + deep;
-    if (!high)
-        return 0;
-    const float coarse = 256.0f * s->step, fine = s->step;
-    for (int k = 0; k < s->inputs; k++) {
-        high[k] = byte_of(x[k] / coarse);
-        low[k] = byte_of((x[k] - (float)(high[k] - 128) * coarse) / fine);
-    }
-    for (int h = 0; h < s->outputs; h += LANES) {
-        const int lanes = s->outputs - h < LANES ? s->outputs - h : LANES;
-        int32_t sums[2 * LANES];
-        memcpy(sums, s->from_zero_point + h, 4 * LANES);
-        memcpy(sums + LANES, s->from_zero_point + h, 4 * LANES);
-        const int8_t *panel = s->weights + h * deep;
 #if X86
-        if (instructions_in_use() >= AVX512_VNNI)
-            two_rows_vnni(high, low, deep, panel, sums);
-        else
+AVX512 static int request_share_avx512(const RequestShare *s, const float *x, const float *worth, const float *bias,
+                                       float *y) {
+    return request_share(1, s, x, worth, bias, y);
+}
 #endif
-            two_rows_portable(high, low, deep, panel, sums);
-        for (int i = 0; i < lanes; i++)
-            y[h + i] = coarse * ((float)sums[i] * worth[h + i]) + fine * ((float)sums[LANES + i] * worth[h + i]) + bias[h + i];
+
+int run_request_share(const RequestShare *s, const float *x, const float *worth, const float *bias, float *y) {
+#if X86
+    if (instructions_in_use() >= AVX512_VNNI)
+        return request_share_avx512(s, x, worth, bias, y);
+#endif
+    return request_share(0, s, x, worth, bias, y);
+}
+
+/* ---- rows of tables */
+
+int64_t run_gather_bytes(int64_t rows, int columns, int width, int64_t table_rows, const int32_t *codes,
+                         const int32_t *offsets, const uint8_t *table, uint8_t *y) {
+    enum { AHEAD = 8 };
+    const int64_t all = rows * columns;
+    for (int64_t i = 0; i < rows; i++)
+        for (int c = 0; c < columns; c++) {
+            const int64_t at = i * columns + c, row = (int64_t)codes[at] + offsets[c];
+            if (row < 0 || row >= table_rows)
+                return at;
+            if (at + AHEAD < all) {
+                const int64_t later = (int64_t)codes[at + AHEAD] + offsets[(c + AHEAD) % columns];
+                if (later >= 0 && later < table_rows)
+                    __builtin_prefetch(table + later * width);
+            }
+            memcpy(y + at * width, table + row * width, width);
+        }
+    return -1;
+}
+
+/* ---- the head */
+
+INLINE Floats sigmoid(Floats x) {
+    const Ints negative = x < 0.0f;
+    const Floats e = exponential((Floats)((Ints)x | INT32_MIN));
+    const Floats s = 1.0f / (1.0f + e), other = e * s;
+    return (Floats)(((Ints)other & negative) | ((Ints)s & ~negative));
+}
+
+INLINE void sigmoids(const float *x, int64_t count, float *y) {
+    Floats v;
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        get(&v, x + i);
+        v = sigmoid(v);
+        put(y + i, &v);
     }
-    free(high);
+    if (i < count) {
+        v = (Floats){0};
+        memcpy(&v, x + i, 4 * (count - i));
+        v = sigmoid(v);
+        memcpy(y + i, &v, 4 * (count - i));
+    }
+}
+
+INLINE int latent_head(const LatentHead *head, int64_t rows, int64_t logit_rows, const float *logits, const float *h,
+                       const float *bounds, float *p, float *p_joint, float *p_up) {
+    const int tasks = head->tasks, both = 2 * tasks;
+    float *given = aligned(4 * (logit_rows * both + both + rows));
+    if (!given)
+        return 0;
+    float *one = given + logit_rows * both, *p_down = one + both;
+    sigmoids(logits, logit_rows * both, given);
+    for (int64_t n = 0; n < rows; n++)
+        p_down[n] = -h[n];
+    sigmoids(p_down, rows, p_down);
+    sigmoids(h, rows, p_up);
+    for (int64_t n = 0; n < rows; n++) {
+        const float *a_and_b = given + (logit_rows == 1 ? 0 : n * both);
+        const float u = p_up[n], not_u = p_down[n];
+        for (int i = 0; i < both; i++)
+            one[i] = a_and_b[i] * bounds[i];
+        for (int i = 0; head->chains && i < tasks; i++) {
+            const int task = head->order[i], parent = head->parents[task];
+            if (parent >= 0) {
+                one[task] *= one[parent];
+                one[tasks + task] *= one[tasks + parent];
+            }
+        }
+        for (int t = 0; t < tasks; t++) {
+            const float joint = one[t] * u;
+            p_joint[n * tasks + t] = joint;
+            p[n * tasks + t] = joint + one[tasks + t] * not_u;
+        }
+    }
+    free(given);
     return 1;
+}
+
+#if X86
+AVX512 static int latent_head_avx512(const LatentHead *head, int64_t rows, int64_t logit_rows, const float *logits,
+                                     const float *h, const float *bounds, float *p, float *p_joint, float *p_up) {
+    return latent_head(head, rows, logit_rows, logits, h, bounds, p, p_joint, p_up);
+}
+#endif
+
+int run_latent_head(const LatentHead *head, int64_t rows, int64_t logit_rows, const float *logits, const float *h,
+                    const float *bounds, float *p, float *p_joint, float *p_up) {
+#if X86
+    if (instructions_in_use() >= AVX512_VNNI)
+        return latent_head_avx512(head, rows, logit_rows, logits, h, bounds, p, p_joint, p_up);
+#endif
+    return latent_head(head, rows, logit_rows, logits, h, bounds, p, p_joint, p_up);
 }

@@ -70,4 +70,19 @@ int pack_request_share(RequestShare *share, const int8_t *weights);
 /* x: [K]; worth: [H] of a step of the weights; bias: [H]; y: [H]. */
 int run_request_share(const RequestShare *share, const float *x, const float *worth, const float *bias, float *y);
 
+/* Rows of a table of bytes [R, width] side by side: y [N, columns·width]. −1, or which code has no row. */
+int64_t run_gather_bytes(int64_t rows, int columns, int width, int64_t table_rows, const int32_t *codes,
+                         const int32_t *offsets, const uint8_t *table, uint8_t *y);
+
+/* Logits of all tasks in both states and of the latent state → P(task), P(task, UP), P(UP) (the paper's Eq. 1, 4, 10). */
+#define MAX_TASKS 64
+typedef struct {
+    int tasks, chains;
+    int order[MAX_TASKS], parents[MAX_TASKS]; /* −1: none */
+} LatentHead;
+
+/* logits: [N or 1, 2·T], all f, then all g; h: [N]; bounds: [2·T]; p, p_joint: [N, T]; p_up: [N]. */
+int run_latent_head(const LatentHead *head, int64_t rows, int64_t logit_rows, const float *logits, const float *h,
+                    const float *bounds, float *p, float *p_joint, float *p_up);
+
 #endif

@@ -1,4 +1,4 @@
-/* ONNX Runtime's view of the kernels: operators ByteNetworks, Mixtures and RequestShare of domain "dlen".
+/* ONNX Runtime's view of the kernels: operators of the domain "dlen".
  *
  * Every size is checked against what the inputs hold before anything is read; what does not fit is an error of the run.
  * Weights are constants of the graph, packed at a kernel's first run. */
@@ -20,6 +20,7 @@ typedef struct {
     ByteNetworks networks;
     Mixtures mixtures;
     RequestShare share;
+    LatentHead head;
 } Kernel;
 
 typedef struct {
@@ -33,7 +34,7 @@ typedef OrtStatus *(*Run)(Kernel *kernel, OrtKernelContext *context, const Input
 typedef struct {
     OrtCustomOp op;
     const char *name;
-    int inputs, required;
+    int inputs, required, outputs;
     int input_types[MOST_INPUTS];
     int output_type;
     Run run;
@@ -74,10 +75,10 @@ static OrtStatus *read_input(const Kernel *kernel, const OrtKernelContext *conte
     return api->GetTensorMutableData((OrtValue *)value, (void **)&input->data);
 }
 
-static OrtStatus *write_output(const Kernel *kernel, OrtKernelContext *context, const int64_t *sizes, size_t rank,
-                               void **data) {
+static OrtStatus *write_output(const Kernel *kernel, OrtKernelContext *context, size_t index, const int64_t *sizes,
+                               size_t rank, void **data) {
     OrtValue *value = NULL;
-    OrtStatus *status = kernel->api->KernelContext_GetOutput(context, 0, sizes, rank, &value);
+    OrtStatus *status = kernel->api->KernelContext_GetOutput(context, index, sizes, rank, &value);
     return status ? status : kernel->api->GetTensorMutableData(value, data);
 }
 
@@ -125,6 +126,9 @@ static OrtStatus *open_networks(Kernel *kernel, const Input *in) {
         return misfit(kernel, "weights", in[2].count, weights);
     if (in[3].count != scales)
         return misfit(kernel, "scales", in[3].count, scales);
+    for (int64_t i = 0; i < scales; i++)
+        if (!(((const float *)in[3].data)[i] <= 0.5f))
+            return refuse(kernel, "scales: found one above 1/2, whose numbers may leave 32 bits");
     return pack_byte_networks(n, in[2].data, in[3].data) ? NULL : no_memory(kernel);
 }
 
@@ -142,7 +146,7 @@ static OrtStatus *run_networks(Kernel *kernel, OrtKernelContext *context, const 
         return misfit(kernel, "at_least", in[5].count, at_least);
     const int64_t sizes[] = {rows, n->networks, n->widths[n->layers]};
     void *y;
-    OrtStatus *status = write_output(kernel, context, sizes, 3, &y);
+    OrtStatus *status = write_output(kernel, context, 0, sizes, 3, &y);
     if (status)
         return status;
     return run_byte_networks(n, rows, in[0].data, in[4].data, in[5].data, y) ? NULL : no_memory(kernel);
@@ -187,7 +191,7 @@ static OrtStatus *run_mixtures_of(Kernel *kernel, OrtKernelContext *context, con
         return misfit(kernel, "shares", in[0].count, rows * shares);
     const int64_t sizes[] = {rows, m->outputs ? m->outputs : m->mixtures * (int64_t)m->widths[0]};
     void *y;
-    OrtStatus *status = write_output(kernel, context, sizes, 2, &y);
+    OrtStatus *status = write_output(kernel, context, 0, sizes, 2, &y);
     if (status)
         return status;
     return run_mixtures(m, rows, share_rows, in[0].data, in[1].data, y) ? NULL : no_memory(kernel);
@@ -221,10 +225,79 @@ static OrtStatus *run_share(Kernel *kernel, OrtKernelContext *context, const Inp
         return misfit(kernel, "bias", in[4].count, s->outputs);
     const int64_t sizes[] = {1, s->outputs};
     void *y;
-    OrtStatus *status = write_output(kernel, context, sizes, 2, &y);
+    OrtStatus *status = write_output(kernel, context, 0, sizes, 2, &y);
     if (status)
         return status;
     return run_request_share(s, in[0].data, in[3].data, in[4].data, y) ? NULL : no_memory(kernel);
+}
+
+/* ---- GatherBytes(codes s32 [N, C], layout [C, D], offsets s32 [C], table u8 [R, D]) → u8 [N, C·D] */
+
+static OrtStatus *open_nothing(Kernel *kernel, const Input *in) {
+    (void)kernel, (void)in;
+    return NULL;
+}
+
+static OrtStatus *run_gather(Kernel *kernel, OrtKernelContext *context, const Input *in) {
+    int widths[MAX_LAYERS + 1], layers;
+    OrtStatus *status = read_layout(kernel, &in[1], 0, NULL, widths, &layers);
+    if (status)
+        return status;
+    const int64_t columns = widths[0], width = layers == 1 ? widths[1] : 1;
+    const int64_t rows = in[0].count / columns, table_rows = in[3].count / width;
+    if (in[0].count != rows * columns)
+        return misfit(kernel, "codes", in[0].count, rows * columns);
+    if (in[2].count != columns)
+        return misfit(kernel, "offsets", in[2].count, columns);
+    if (layers != 1 || in[3].count != table_rows * width)
+        return misfit(kernel, "table", in[3].count, table_rows * width);
+    const int64_t sizes[] = {rows, columns * width};
+    void *y;
+    if ((status = write_output(kernel, context, 0, sizes, 2, &y)))
+        return status;
+    const int64_t missing =
+        run_gather_bytes(rows, (int)columns, (int)width, table_rows, in[0].data, in[2].data, in[3].data, y);
+    return missing < 0 ? NULL : misfit(kernel, "a code's row", ((const int32_t *)in[0].data)[missing], table_rows);
+}
+
+/* ---- LatentHead(logits f32 [N or 1, 2·T], h f32 [N, 1], layout [T, order…, parents + 1…], bounds f32 [2·T])
+ * → p, p_joint f32 [N, T], p_up f32 [N] */
+
+static OrtStatus *open_head(Kernel *kernel, const Input *in) {
+    LatentHead *head = &kernel->head;
+    const int64_t *layout = in[2].data, tasks = in[2].count > 0 ? layout[0] : 0;
+    if (tasks < 1 || tasks > MAX_TASKS || in[2].count != 1 + 2 * tasks)
+        return misfit(kernel, "layout", in[2].count, 1 + 2 * tasks);
+    head->tasks = (int)tasks;
+    for (int t = 0; t < tasks; t++) {
+        const int64_t task = layout[1 + t], parent = layout[1 + tasks + t] - 1;
+        if (task < 0 || task >= tasks || parent < -1 || parent >= tasks)
+            return refuse(kernel, "layout: there is no such task");
+        head->order[t] = (int)task;
+        head->parents[t] = (int)parent;
+        head->chains |= parent >= 0;
+    }
+    return NULL;
+}
+
+static OrtStatus *run_head(Kernel *kernel, OrtKernelContext *context, const Input *in) {
+    const int64_t tasks = kernel->head.tasks, rows = in[1].count, logit_rows = in[0].count / (2 * tasks);
+    if (in[0].count != logit_rows * 2 * tasks || (logit_rows != 1 && logit_rows != rows))
+        return misfit(kernel, "logits", in[0].count, rows * 2 * tasks);
+    if (in[3].count != 2 * tasks)
+        return misfit(kernel, "bounds", in[3].count, 2 * tasks);
+    const int64_t sizes[] = {rows, tasks};
+    void *p, *p_joint, *p_up;
+    OrtStatus *status = write_output(kernel, context, 0, sizes, 2, &p);
+    if (!status)
+        status = write_output(kernel, context, 1, sizes, 2, &p_joint);
+    if (!status)
+        status = write_output(kernel, context, 2, sizes, 1, &p_up);
+    if (status)
+        return status;
+    return run_latent_head(&kernel->head, rows, logit_rows, in[0].data, in[1].data, in[3].data, p, p_joint, p_up)
+               ? NULL
+               : no_memory(kernel);
 }
 
 /* ---- what ONNX Runtime asks */
@@ -263,10 +336,7 @@ static int output_type(const OrtCustomOp *op, size_t index) {
     (void)index;
     return of(op)->output_type;
 }
-static size_t output_count(const OrtCustomOp *op) {
-    (void)op;
-    return 1;
-}
+static size_t output_count(const OrtCustomOp *op) { return (size_t)of(op)->outputs; }
 static int input_characteristic(const OrtCustomOp *op, size_t index) {
     return (int)index < of(op)->required ? INPUT_REQUIRED : INPUT_OPTIONAL;
 }
@@ -299,6 +369,8 @@ static void destroy_kernel(void *kernel) {
 static OrtStatus *compute_networks(void *kernel, OrtKernelContext *context);
 static OrtStatus *compute_mixtures(void *kernel, OrtKernelContext *context);
 static OrtStatus *compute_share(void *kernel, OrtKernelContext *context);
+static OrtStatus *compute_gather(void *kernel, OrtKernelContext *context);
+static OrtStatus *compute_head(void *kernel, OrtKernelContext *context);
 
 #define ASKED(compute_it) \
     { \
@@ -314,17 +386,27 @@ static OrtStatus *compute_share(void *kernel, OrtKernelContext *context);
 static const Operator byte_networks = {
     .op = ASKED(compute_networks), .name = "ByteNetworks", .inputs = 6, .required = 5,
     .input_types = {TENSOR_UINT8, TENSOR_INT64, TENSOR_INT8, TENSOR_FLOAT, TENSOR_INT32, TENSOR_UINT8},
-    .output_type = TENSOR_UINT8, .run = run_networks,
+    .output_type = TENSOR_UINT8, .outputs = 1, .run = run_networks,
 };
 static const Operator mixtures = {
     .op = ASKED(compute_mixtures), .name = "Mixtures", .inputs = 5, .required = 3,
     .input_types = {TENSOR_FLOAT, TENSOR_UINT8, TENSOR_INT64, TENSOR_FLOAT, TENSOR_FLOAT},
-    .output_type = TENSOR_FLOAT, .run = run_mixtures_of,
+    .output_type = TENSOR_FLOAT, .outputs = 1, .run = run_mixtures_of,
 };
 static const Operator request_share = {
     .op = ASKED(compute_share), .name = "RequestShare", .inputs = 6, .required = 6,
     .input_types = {TENSOR_FLOAT, TENSOR_INT64, TENSOR_INT8, TENSOR_FLOAT, TENSOR_FLOAT, TENSOR_FLOAT},
-    .output_type = TENSOR_FLOAT, .run = run_share,
+    .output_type = TENSOR_FLOAT, .outputs = 1, .run = run_share,
+};
+static const Operator gather_bytes = {
+    .op = ASKED(compute_gather), .name = "GatherBytes", .inputs = 4, .required = 4,
+    .input_types = {TENSOR_INT32, TENSOR_INT64, TENSOR_INT32, TENSOR_UINT8},
+    .output_type = TENSOR_UINT8, .outputs = 1, .run = run_gather,
+};
+static const Operator latent_head = {
+    .op = ASKED(compute_head), .name = "LatentHead", .inputs = 4, .required = 4,
+    .input_types = {TENSOR_FLOAT, TENSOR_FLOAT, TENSOR_INT64, TENSOR_FLOAT},
+    .output_type = TENSOR_FLOAT, .outputs = 3, .run = run_head,
 };
 
 static OrtStatus *compute_networks(void *kernel, OrtKernelContext *context) {
@@ -335,6 +417,12 @@ static OrtStatus *compute_mixtures(void *kernel, OrtKernelContext *context) {
 }
 static OrtStatus *compute_share(void *kernel, OrtKernelContext *context) {
     return compute(&request_share, open_share, kernel, context);
+}
+static OrtStatus *compute_gather(void *kernel, OrtKernelContext *context) {
+    return compute(&gather_bytes, open_nothing, kernel, context);
+}
+static OrtStatus *compute_head(void *kernel, OrtKernelContext *context) {
+    return compute(&latent_head, open_head, kernel, context);
 }
 
 static OrtStatus *create_kernel(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
@@ -356,7 +444,7 @@ __attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(OrtSessionOp
     OrtStatus *status = NULL;
     pthread_mutex_lock(&making);
     if (!domain && !(status = api->CreateCustomOpDomain(DOMAIN, &domain))) {
-        const Operator *all[] = {&byte_networks, &mixtures, &request_share};
+        const Operator *all[] = {&byte_networks, &mixtures, &request_share, &gather_bytes, &latent_head};
         for (size_t i = 0; !status && i < sizeof all / sizeof *all; i++)
             status = api->CustomOpDomain_Add(domain, &all[i]->op);
     }
