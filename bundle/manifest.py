@@ -1,7 +1,7 @@
 """manifest.json: what a bundle holds, which tensors its graph takes and gives, and how it was made.
 
 A bundle is a folder `models/<name>/<version>/` with `manifest.json`, `model.onnx` (and external weights),
-`features.json` and `golden.npz`. Task order is named here, once; every array's task axis follows it. The manifest holds
+`features.json` and `golden.npz`; of int8 also `model.fused.onnx`, the same in operators of our own. Task order is named here, once; every array's task axis follows it. The manifest holds
 the digests of all other files; its own lies beside it in `manifest.sha256`, as `sha256sum --check` takes it.
 """
 
@@ -38,6 +38,8 @@ FEATURES_FILE = "features.json"
 GOLDEN_FILE = "golden.npz"
 ROWS_MODEL_FILE = "rank_rows.onnx"
 ITEM_ENCODER_FILE = "item_rows.onnx"
+FUSED_MODEL_FILE = "model.fused.onnx"
+FUSED_ROWS_MODEL_FILE = "rank_rows.fused.onnx"
 ITEMS_GOLDEN_FILE = "items.golden.npz"
 _BESIDE = frozenset({MANIFEST_FILE, DIGEST_FILE, SIGNATURE_FILE})
 MANIFEST_BYTES_LIMIT = 16 << 20

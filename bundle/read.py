@@ -12,6 +12,8 @@ from bundle.golden import Golden, read_golden
 from bundle.items import ItemTable, read_items
 from bundle.manifest import (
     FEATURES_FILE,
+    FUSED_MODEL_FILE,
+    FUSED_ROWS_MODEL_FILE,
     ITEM_CODES,
     ITEM_ENCODER_FILE,
     ITEM_VALUES,
@@ -61,6 +63,22 @@ class Bundle:
     def rows_model_path(self) -> Path:
         """Path of the graph that ranks items' rows."""
         return self.folder / ROWS_MODEL_FILE
+
+    @property
+    def has_fused_graphs(self) -> bool:
+        """Whether there are the same graphs in operators of our own (`bundle.operators`)."""
+        wanted = {FUSED_MODEL_FILE} if self.manifest.items is None else {FUSED_MODEL_FILE, FUSED_ROWS_MODEL_FILE}
+        return wanted <= set(self.manifest.files)
+
+    @property
+    def fused_model_path(self) -> Path:
+        """Path of the ONNX graph in operators of our own."""
+        return self.folder / FUSED_MODEL_FILE
+
+    @property
+    def fused_rows_model_path(self) -> Path:
+        """Path of the graph that ranks items' rows in operators of our own."""
+        return self.folder / FUSED_ROWS_MODEL_FILE
 
     @property
     def item_encoder_path(self) -> Path:

@@ -23,15 +23,17 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
+from bundle import operators
 from bundle.features import FeatureSchema
 from bundle.golden import Arrays
 from bundle.items_write import GrowingArray
-from bundle.manifest import ITEM_ROWS, MODEL_FILE, ROWS_MODEL_FILE, P, Tensor
+from bundle.manifest import FUSED_ROWS_MODEL_FILE, ITEM_ROWS, MODEL_FILE, ROWS_MODEL_FILE, P, Tensor
 from bundle.read import input_tensors
+from model_export.fused_graph import FusedInt8Graph
 from model_export.graph import ServingGraph
 from model_export.int8_graph import Int8Graph, convolve
 from model_export.item_graphs import Cut, FloatCut, Rows
-from model_export.item_int8 import integer_cut
+from model_export.item_int8 import IntegerCut, integer_cut
 from model_export.items import ROWS_AT_ONCE, CutSession
 from model_export.onnx_writer import GraphWriter, WeightsFile
 from model_export.operators import profile_graph
@@ -44,6 +46,7 @@ from training.models.network import Network
 from training.run import read_run
 
 EXPORTED, UNROLLED, FP32, INT8 = "torch export", "torch export, unrolled", "fp32", "int8"
+FUSED = "int8 fused"
 CUTS: dict[str, Rows] = {"packed rows": "packed", "item cache": "layer1"}
 REQUESTS = 40
 RUNS = 4
@@ -172,13 +175,24 @@ def _write_graphs(subject: Subject, items: SampleRows, folder: Path) -> dict[str
                 items.request(0, np.arange(len(items.codes)), tensors)
             ])  # fmt: skip
             graphs[f"{name}, {called}"] = _write_cut(folder / f"{name}-{kind}", cut, items, tensors)
+    if operators.instructions() is not None:
+        (folder / FUSED).mkdir()
+        FusedInt8Graph(quantised, tensors).write(folder / FUSED)
+        graphs[FUSED] = Graph(folder / FUSED / MODEL_FILE, open_session(folder / FUSED / MODEL_FILE), True)
+        for called, kind in CUTS.items():
+            stock = graphs[f"{INT8}, {called}"]
+            path = stock.path.with_name(FUSED_ROWS_MODEL_FILE)
+            graphs[f"{FUSED}, {called}"] = Graph(path, open_session(path), True, stock.table)
     return graphs
 
 
 def _write_cut(folder: Path, cut: Cut, items: SampleRows, tensors: tuple[Tensor, ...]) -> Graph:
     """Write a cut graph and its table of rows, memory-mapped as the service has it."""
     folder.mkdir()
-    cut.write(folder, WeightsFile(folder))
+    weights = WeightsFile(folder)
+    cut.write(folder, weights)
+    if isinstance(cut, IntegerCut) and operators.instructions() is not None:
+        cut.write_fused(folder, weights)
     session, path = CutSession(folder), folder / "rows.npy"
     with GrowingArray(path, np.dtype(cut.row.dtype), int(cut.row.shape[1])) as array:
         for at in range(0, len(items.codes), ROWS_AT_ONCE):

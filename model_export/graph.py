@@ -50,12 +50,12 @@ class ServingGraph:
         self.x_item = ""
         self.shares_of_request: dict[str, str] = {}
 
-    def write(self, folder: Path, weights: WeightsFile | None = None) -> None:
-        """Write model.onnx into `folder`, and its weights to a file that other graphs there may share."""
+    def write(self, folder: Path, weights: WeightsFile | None = None, file: str = MODEL_FILE) -> None:
+        """Write the graph into `folder`, and its weights to a file that other graphs there may share."""
         edges = self.build()
         outputs = output_tensors(self.tasks, has_latent=self.network.config.has_latent)
         named = [(tensor, edges[tensor.name]) for tensor in outputs]
-        self.writer.write(folder, MODEL_FILE, self.inputs, named, weights)
+        self.writer.write(folder, file, self.inputs, named, weights)
 
     def build(self) -> dict[str, str]:
         """Return the edge of each output by name."""

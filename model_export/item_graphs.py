@@ -64,12 +64,14 @@ class FloatCut:
         write_ranking(ranks, folder, row, weights)
 
 
-def write_ranking(graph: ServingGraph, folder: Path, row: Tensor, weights: WeightsFile) -> None:
+def write_ranking(
+    graph: ServingGraph, folder: Path, row: Tensor, weights: WeightsFile, file: str = ROWS_MODEL_FILE
+) -> None:
     """Write the graph that ranks rows."""
     edges = graph.build()
     outputs = output_tensors(graph.tasks, has_latent=graph.network.config.has_latent)
     named = [(tensor, edges[tensor.name]) for tensor in outputs]
-    graph.writer.write(folder, ROWS_MODEL_FILE, [*graph.inputs, row], named, weights)
+    graph.writer.write(folder, file, [*graph.inputs, row], named, weights)
 
 
 def item_halves(graph: ServingGraph) -> dict[str, NDArray[np.float32]]:

@@ -20,7 +20,8 @@ import numpy as np
 from torch import nn
 
 from bundle.golden import Arrays
-from bundle.manifest import ITEM_ENCODER_FILE, ITEM_ROWS, Tensor
+from bundle.manifest import FUSED_ROWS_MODEL_FILE, ITEM_ENCODER_FILE, ITEM_ROWS, Tensor
+from model_export.fused_graph import FusedRankLayer1, FusedRankPacked
 from model_export.int8_graph import Int8Graph
 from model_export.item_graphs import OF_ITEMS, Rows, write_ranking
 from model_export.item_halves import HalfSteps, first_layer, hidden_widths, linear_widths, networks_on_x
@@ -52,16 +53,28 @@ class IntegerCut:
         """Write both graphs into `folder`."""
         row = self.row
         of_items = [tensor for tensor in self._inputs if tensor.name in OF_ITEMS]
-        of_request = [tensor for tensor in self._inputs if tensor.name not in OF_ITEMS]
         encoder = _Encoder(self._quantised, of_items)
         rows = encoder.x_in_bytes() if self._steps is None else encoder.rows(self._steps)
         encoder.writer.write(folder, ITEM_ENCODER_FILE, of_items, [(row, rows)], weights)
         ranks = (
-            RankPackedInt8(self._quantised, of_request)
+            RankPackedInt8(self._quantised, self._of_request)
             if self._steps is None
-            else RankLayer1Int8(self._quantised, of_request, self._steps)
+            else RankLayer1Int8(self._quantised, self._of_request, self._steps)
         )
         write_ranking(ranks, folder, row, weights)
+
+    def write_fused(self, folder: Path, weights: WeightsFile) -> None:
+        """Write the graph that ranks rows in operators of our own into `folder`."""
+        ranks = (
+            FusedRankPacked(self._quantised, self._of_request)
+            if self._steps is None
+            else FusedRankLayer1(self._quantised, self._of_request, self._steps)
+        )
+        write_ranking(ranks, folder, self.row, weights, FUSED_ROWS_MODEL_FILE)
+
+    @property
+    def _of_request(self) -> list[Tensor]:
+        return [tensor for tensor in self._inputs if tensor.name not in OF_ITEMS]
 
 
 def integer_cut(quantised: Quantised, inputs: Sequence[Tensor], rows: Rows, items: Iterable[Arrays]) -> IntegerCut:

@@ -65,10 +65,10 @@ class ItemsWanted:
 class CutSession:
     """Both graphs behind one another, run as if they were one that takes items' features."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ranks: str = ROWS_MODEL_FILE) -> None:
         """Open the graphs in a folder."""
         self._encoder = open_session(folder / ITEM_ENCODER_FILE)
-        self._ranks = open_session(folder / ROWS_MODEL_FILE)
+        self._ranks = open_session(folder / ranks)
 
     def get_outputs(self) -> Any:
         """Return what an ONNX Runtime session returns."""

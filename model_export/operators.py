@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from bundle import operators
 from bundle.golden import Arrays
 
 _PRODUCTS = frozenset({"Gemm", "FusedGemm", "MatMul", "FusedMatMul", "QLinearConv", "MatMulIntegerToFloat"})
@@ -34,6 +35,7 @@ def profile_graph(path: Path, inputs: Arrays, runs: int = 40) -> list[OperatorTi
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.enable_profiling = True
+    operators.register(options)
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

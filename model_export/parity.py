@@ -12,6 +12,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
+from bundle import operators
 from bundle.golden import Arrays
 from bundle.manifest import ITEM_CODES, ITEM_VALUES, P_JOINT, P_UP, REQUEST_CODES, REQUEST_VALUES, P, Tensor
 from bundle.read import input_tensors
@@ -106,6 +107,7 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
     """Return a one-thread CPU session of a graph."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
+    operators.register(options)
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

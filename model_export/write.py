@@ -14,10 +14,13 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
+from bundle import operators
 from bundle.files import new_folder
 from bundle.golden import Golden, golden_bytes
 from bundle.manifest import (
     FEATURES_FILE,
+    FUSED_MODEL_FILE,
+    FUSED_ROWS_MODEL_FILE,
     GOLDEN_FILE,
     MODEL_FILE,
     ItemTableEntry,
@@ -27,13 +30,15 @@ from bundle.manifest import (
     PrecisionGate,
     Provenance,
     Task,
+    Tensor,
     write_manifest,
 )
 from bundle.manifest import list_files as listed
 from bundle.read import Bundle, input_tensors, output_tensors, read_bundle
 from bundle.reference import shares_of
 from bundle.signature import write_signature
-from model_export.errors import OutputInvalid, PrecisionRefused
+from model_export.errors import OutputInvalid, ParityFailed, PrecisionRefused
+from model_export.fused_graph import FusedInt8Graph, can_fuse
 from model_export.gate import check_gate, measure_gate
 from model_export.graph import ServingGraph
 from model_export.int8_graph import Int8Graph
@@ -45,6 +50,7 @@ from model_export.onnx_writer import OPSET, WeightsFile
 from model_export.parity import (
     FP32_TOLERANCE,
     SampleRows,
+    Session,
     check_parity,
     max_difference,
     network_outputs,
@@ -222,6 +228,10 @@ def _write_int8(folder: Path, network: Network, rows: SampleRows, run: Run, item
     golden = Golden(request, run_graph(session, request))
     parity = Parity(tolerance=INT8_TOLERANCE, max_abs_error=error, rows=compared)
     p_BT = network_outputs(reference, *rows.batch(0, len(rows.codes)))[P]
+    fused = can_fuse(quantised) and operators.instructions() is not None
+    if fused:
+        FusedInt8Graph(quantised, inputs).write(folder, weights, FUSED_MODEL_FILE)
+        _check_fused(session, open_session(folder / FUSED_MODEL_FILE), rows, inputs)
 
     def judge(cut: CutSession) -> tuple[Parity, PrecisionGate]:
         error, compared = max_difference(session, cut, rows, inputs)
@@ -235,7 +245,21 @@ def _write_int8(folder: Path, network: Network, rows: SampleRows, run: Run, item
         pieces = itertools.chain(encoded_items(folder), [rows.request(0, np.arange(len(rows.codes)), inputs)])
         cut = integer_cut(quantised, inputs, items.rows, pieces)
         entry = write_items(folder, items, given, cut, weights, rows, inputs, judge)
+        if fused:
+            cut.write_fused(folder, weights)
+            _check_fused(CutSession(folder), CutSession(folder, FUSED_ROWS_MODEL_FILE), rows, inputs)
     return _Graph(parity, golden, p_BT, gate, entry)
+
+
+def _check_fused(stock: Session, fused: Session, rows: SampleRows, inputs: tuple[Tensor, ...]) -> None:
+    """Hold a graph in operators of our own against the stock one.
+
+    Raises:
+        ParityFailed: they differ by more than a stock graph may differ from its integer arithmetic.
+    """
+    worst, _ = max_difference(stock, fused, rows, inputs)
+    if worst > INT8_TOLERANCE:
+        raise ParityFailed("the fused graph", found=f"off by {worst:.3g}", expected=f"≤ {INT8_TOLERANCE:g} of the stock one")
 
 
 def _golden_items(rows: SampleRows) -> NDArray[np.int64]:

@@ -15,6 +15,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
+from bundle import operators
 from bundle.encode import EncodedPart
 from bundle.errors import ItemRowsMismatch, TensorMismatch
 from bundle.golden import Arrays, check_replay
@@ -62,9 +63,10 @@ class Predicted:
 class Engine:
     """A bundle's warmed sessions."""
 
-    def __init__(self, bundle: Bundle, warmup_runs: int = 1) -> None:
+    def __init__(self, bundle: Bundle, warmup_runs: int = 1, *, stock_graphs: bool = False) -> None:
         """Load the graphs, check them against the manifest, warm them up and replay the golden requests.
 
+        Where there are graphs in operators of our own and these are usable here, they serve; with `stock_graphs`, never.
         Weights in external files are memory-mapped by ONNX Runtime, so that processes share their pages.
 
         Raises:
@@ -74,7 +76,10 @@ class Engine:
         """
         manifest = bundle.manifest
         self._manifest = manifest
-        self._whole = _Graph(bundle.model_path, manifest.inputs, manifest.outputs)
+        self.fused = bundle.has_fused_graphs and operators.usable() and not stock_graphs
+        """Whether graphs in operators of our own serve."""
+        whole = bundle.fused_model_path if self.fused else bundle.model_path
+        self._whole = _Graph(whole, manifest.inputs, manifest.outputs)
         self._rank_rows: _Graph | None = None
         self._item_rows: _Graph | None = None
         for _ in range(warmup_runs):
@@ -85,7 +90,8 @@ class Engine:
             of_items = tuple(tensor for tensor in manifest.inputs if tensor.name in _OF_ITEMS)
             of_request = tuple(tensor for tensor in manifest.inputs if tensor.name not in _OF_ITEMS)
             self._item_rows = _Graph(bundle.item_encoder_path, of_items, (row,))
-            self._rank_rows = _Graph(bundle.rows_model_path, (*of_request, row), manifest.outputs)
+            ranks = bundle.fused_rows_model_path if self.fused else bundle.rows_model_path
+            self._rank_rows = _Graph(ranks, (*of_request, row), manifest.outputs)
             self._replay_items(bundle.items, warmup_runs)
 
     def predict(self, request: EncodedPart, items: EncodedPart) -> Predicted:
@@ -175,6 +181,7 @@ def _session(path: Path) -> Any:
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 4  # what it would log is raised, and named by us
+    operators.register(options)
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except ORT_ERRORS as exc:

@@ -113,6 +113,10 @@ class Metrics:
             "dlen_compiled_loops", "1 where requests are read, scored and written by compiled loops.",
             registry=r, multiprocess_mode="min",
         )  # fmt: skip
+        self.operators = Gauge(
+            "dlen_operators", "1 for the instructions that fused graphs' operators use; none: stock graphs serve.",
+            ("instructions",), registry=r, multiprocess_mode="min",
+        )  # fmt: skip
         self.spans_lost = Counter("dlen_trace_spans_lost_total", "Spans that the collector did not take.", registry=r)
         for kind in ("exposures", "requests", "other"):
             self.log_dropped.labels(kind)

@@ -144,7 +144,7 @@ class ModelRepository:
             bundle = read_bundle(folder, None if keys is None else read_trusted_keys(keys))
         except OSError as exc:  # taken away or made unreadable while it was read
             raise FileMissing(str(exc.filename or folder), found=exc.strerror, expected="a readable file") from exc
-        engine = Engine(bundle, self._settings.warmup_runs)
+        engine = Engine(bundle, self._settings.warmup_runs, stock_graphs=self._settings.stock_graphs)
         encoder = SchemaEncoder(bundle.schema)
         items = ItemEncoder(encoder.item, bundle.items, engine)
         typed_json = TypedJson(bundle.schema.item_part)
@@ -178,7 +178,9 @@ class ModelRepository:
         self._metrics.versioned.show(("model", model.name), {info: 1})
         show_distributions(self._metrics, model)
         self._metrics.reload_time.labels("model").set_to_current_time()
-        _LOG.info("model %s/%d serves (%s)", model.name, model.version, model.manifest.architecture)
+        graph = "fused" if model.engine.fused else "stock"
+        about = f"{model.manifest.architecture}, {model.manifest.precision}, {graph} graph"
+        _LOG.info("model %s/%d serves (%s)", model.name, model.version, about)
 
 
 def versions_of(folder: Path) -> list[int]:

@@ -201,6 +201,7 @@ def document_of(snapshot: Snapshot) -> dict[str, Any]:
         "version": str(model.version),
         "architecture": manifest.architecture,
         "precision": manifest.precision,
+        "graph": "fused" if model.engine.fused else "stock",
         "tasks": [{"name": task.name, "kind": task.kind, "base_rate": task.base_rate} for task in manifest.tasks],
         "has_p_up": manifest.has_latent,
         "items": 0 if manifest.items is None else manifest.items.count,

@@ -107,6 +107,10 @@ class Settings(BaseModel):
         le=3600,
         description="How long one of several workers may stand still before it is killed and replaced; 0: for ever.",
     )
+    stock_graphs: bool = Field(
+        default=False,
+        description="Run int8 models by ONNX Runtime's own operators even where ours are usable, for comparison.",
+    )
     warmup_runs: int = Field(default=3, ge=1, le=1000, description="Inferences run before a version may serve.")
     reload_seconds: float = Field(
         default=0.25,

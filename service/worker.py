@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from bundle import loops as hashing
+from bundle import operators
 from fusion import loops as scoring
 from service.admission import Admission
 from service.compute import Compute
@@ -52,9 +53,20 @@ class Worker:
             _LOG.warning(
                 "the compiled loops are not built: a request takes about a fifth more CPU time (docs/serving.md)"
             )
+        usable = operators.usable() and not self.settings.stock_graphs
+        self.metrics.operators.labels(operators.instructions() if usable else "none").set(1)
+        if not usable:
+            _LOG.info("int8 models run by stock graphs: %s", self._why_stock())
         self.reloader.load()
         self.lifecycle.warmed = True
         self.reloader.start()
+
+    def _why_stock(self) -> str:
+        if self.settings.stock_graphs:
+            return "stock_graphs is set"
+        if operators.instructions() is None:
+            return "our operators are not built (docs/serving.md)"
+        return "this processor lacks AVX-512 VNNI"
 
     def close(self) -> None:
         """Let go of the threads."""

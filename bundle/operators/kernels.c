@@ -19,6 +19,7 @@
 #define TILE_ROWS 16
 #define BLOCK_ROWS 64 /* candidates that go through a network together: what is between layers stays in the first-level cache */
 #define ALIGNMENT 64
+#define INLINE static inline __attribute__((always_inline))
 
 static inline int64_t up_to(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -320,7 +321,7 @@ static void layer(int level, const uint8_t *x, int inputs, int rows, const int8_
 /* ---- networks of bytes */
 
 /* Copy a block of rows side by side, a row's end filled up with zeros, which meet weights of zero. */
-static void gather_rows(const uint8_t *x, int64_t stride, int rows, int width, int64_t deep, const uint8_t *at_least,
+INLINE void gather_rows(const uint8_t *x, int64_t stride, int rows, int width, int64_t deep, const uint8_t *at_least,
                         uint8_t *block) {
     for (int r = 0; r < rows; r++, x += stride, block += deep) {
         if (at_least)
@@ -332,9 +333,9 @@ static void gather_rows(const uint8_t *x, int64_t stride, int rows, int width, i
     }
 }
 
-int run_byte_networks(const ByteNetworks *n, int64_t rows, const uint8_t *x, const int32_t *biases,
-                      const uint8_t *at_least, uint8_t *y) {
-    const int level = instructions_in_use(), last = n->widths[n->layers];
+INLINE int byte_networks(int level, const ByteNetworks *n, int64_t rows, const uint8_t *x, const int32_t *biases,
+                         const uint8_t *at_least, uint8_t *y) {
+    const int last = n->widths[n->layers];
     const int64_t y_stride = (int64_t)n->networks * last;
     int64_t deepest = 0, bias_bytes = 0;
     for (int l = 0; l < n->layers; l++)
@@ -391,13 +392,29 @@ int run_byte_networks(const ByteNetworks *n, int64_t rows, const uint8_t *x, con
     return 1;
 }
 
+#if X86
+AVX512 static int byte_networks_avx512(int level, const ByteNetworks *n, int64_t rows, const uint8_t *x,
+                                       const int32_t *biases, const uint8_t *at_least, uint8_t *y) {
+    return byte_networks(level, n, rows, x, biases, at_least, y);
+}
+#endif
+
+int run_byte_networks(const ByteNetworks *n, int64_t rows, const uint8_t *x, const int32_t *biases,
+                      const uint8_t *at_least, uint8_t *y) {
+    const int level = instructions_in_use();
+#if X86
+    if (level >= AVX512_VNNI)
+        return byte_networks_avx512(level, n, rows, x, biases, at_least, y);
+#endif
+    return byte_networks(level, n, rows, x, biases, at_least, y);
+}
+
 /* ---- floats: written once over vectors of 16, compiled for either instruction set */
 
 typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
 typedef uint8_t Bytes __attribute__((vector_size(16)));
 
-#define INLINE static inline __attribute__((always_inline))
 #define FLOAT_ROWS 16 /* candidates whose towers are computed together */
 
 INLINE void get(Floats *v, const float *from) { memcpy(v, from, sizeof *v); }
