@@ -6,7 +6,7 @@ kit.json              candidates per request, requests of each, tasks, widths
 plain.onnx            torch's own export, experts unrolled (what ONNX Runtime runs fastest): codes [N, C] → p, …
 data/, run/           a made-up log, prepared, and the network trained on it
 fp32/, int8/          models folders of the service: <precision>/dlen/1
-items/                the int8 bundle with a table of the items' rows
+items/, packed/       the int8 bundle with a table of the items' rows: first layers' halves, and packed ones
 items.parquet         item id → raw item features
 fusion.yaml           weighted sum with P(UP)
 inputs-<N>.npz        codes int32 [requests, N, C] as peers get them, and the plain export's p of the first request
@@ -29,6 +29,7 @@ import pyarrow as pa
 import yaml
 from numpy.typing import NDArray
 
+from bundle import operators
 from bundle.encode import SchemaEncoder
 from bundle.features import FeatureSchema
 from bundle.files import new_folder
@@ -106,7 +107,9 @@ def write_kit(
         pl.DataFrame({ID: ids, **columns}).write_parquet(folder / "items.parquet")
         export_run(run.folder, folder / "fp32" / "dlen" / "1", "fp32")
         export_run(run.folder, folder / "int8" / "dlen" / "1", "int8")
-        export_run(run.folder, folder / "items" / "dlen" / "1", "int8", ItemsWanted(folder / "items.parquet", ID))
+        for models, kept in (("items", "layer1"), ("packed", "packed")):
+            wanted = ItemsWanted(folder / "items.parquet", ID, kept)
+            export_run(run.folder, folder / models / "dlen" / "1", "int8", wanted)
         codes = sum(FEATURES.values())
         _write_plain(run, folder / "plain.onnx", codes)
         (folder / "fusion.yaml").write_text(FUSION)
@@ -120,6 +123,7 @@ def write_kit(
         (folder / "every-item.jsonl").write_text("".join(_json(body) + "\n" for body in of_all))
         kit = {"version": 1, "candidates": list(candidates), "requests": REQUESTS, "tasks": list(TASKS)}
         kit |= {"codes": codes, "request_codes": FEATURES["user"]}
+        kit |= {"operators": operators.library() if operators.usable() else None}
         fusion = yaml.safe_load(FUSION)
         policy = fusion["policies"]["feed"]
         kit |= {"weights": policy["weights"], "p_up": policy["p_up"], "negative_tasks": fusion["negative_tasks"]}

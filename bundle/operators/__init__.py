@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["DOMAIN", "instructions", "register", "usable"]
+__all__ = ["DOMAIN", "instructions", "library", "register", "usable"]
 
 DOMAIN = "dlen"
 
@@ -29,7 +29,12 @@ def usable() -> bool:
     return instructions() not in (None, "portable")
 
 
+def library() -> str | None:
+    """Return the path of the library, as ONNX Runtime takes it, None where it was not built."""
+    return None if native is None else native.__file__
+
+
 def register(options: Any) -> None:
     """Make the operators known to sessions of an ONNX Runtime SessionOptions, if they were built."""
-    if native is not None:
-        options.register_custom_ops_library(native.__file__)
+    if (path := library()) is not None:
+        options.register_custom_ops_library(path)

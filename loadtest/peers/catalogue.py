@@ -85,6 +85,7 @@ def services() -> tuple[Server, ...]:
     return (
         service("dlen fp32", "fp32", kinds, 1e-4),
         service("dlen int8", "int8", kinds, INT8_TOLERANCE),
+        service("dlen int8, packed items", "packed", ids, INT8_TOLERANCE),
         service("dlen int8, item cache", "items", ids, INT8_TOLERANCE),
     )
 

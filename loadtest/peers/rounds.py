@@ -23,8 +23,8 @@ from loadtest.peers.process import START_S, Running, running
 from loadtest.peers.wires import Wire
 from loadtest.traffic import Target, build_requests
 
-GRAPHS = ("plain", "fp32", "int8")
-"""What the bare loop runs: torch's own export, and the service's graphs."""
+GRAPHS = ("plain", "fp32", "int8", "fused")
+"""What the bare loop runs: torch's own export, and the service's graphs, the last where its operators are usable."""
 _ANSWER_S = 60.0
 
 
@@ -202,6 +202,8 @@ def _measure_loop(started: Running, candidates: Sequence[int], settings: Setting
             if not line:
                 raise started.failed("its end")
             given = json.loads(line)
+            if not given:
+                continue
             figure = Figure(given["requests"] / given["seconds"], 1e3 * given["cpu_s"] / given["requests"])
             results.figures.setdefault(Key(started.server.name, f"{graph} graph", count), []).append(figure)
 
