@@ -102,6 +102,12 @@ def training_loops():
     return _built("training.compiled")
 
 
+@pytest.fixture(scope="session")
+def operators_library():
+    """Return the library of our operators for ONNX Runtime."""
+    return _built("bundle.operators.native")
+
+
 def _built(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)

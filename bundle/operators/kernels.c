@@ -157,18 +157,27 @@ static void layer_portable(const uint8_t *x, int inputs, int rows, const int8_t 
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")))
 #define AMX __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,amx-tile,amx-int8")))
 
-/* Sums of a group of one row → bytes; scaled ones stay far from the ends of 32 bits, as scales are at most 1/2. */
-AVX512 static inline __m512i rescaled(const __m512i sums[4], const __m512 scale[4]) {
+/* Sums of a group of one row → bytes. Those that may leave 32 bits when scaled are cut off above before. */
+AVX512 static inline __m512i rescaled(const __m512i sums[4], const __m512 scale[4], int cut) {
     __m512i whole[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; i++)
-        whole[i] = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(sums[i]), scale[i]));
+    for (int i = 0; i < 4; i++) {
+        __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[i]), scale[i]);
+        if (cut)
+            scaled = _mm512_min_ps(scaled, _mm512_set1_ps(255));
+        whole[i] = _mm512_cvtps_epi32(scaled);
+    }
     return _mm512_packus_epi16(_mm512_packs_epi32(whole[0], whole[1]), _mm512_packs_epi32(whole[2], whole[3]));
 }
 
-AVX512 static inline void scales_of(const float *scale, __m512 four[4]) {
-    for (int i = 0; i < 4; i++)
+/* The scales of a group; whether sums must be cut, which they need not where all are at most 1/2. */
+AVX512 static inline int scales_of(const float *scale, __m512 four[4]) {
+    __mmask16 large = 0;
+    for (int i = 0; i < 4; i++) {
         four[i] = _mm512_loadu_ps(scale + i * LANES);
+        large |= _mm512_cmp_ps_mask(four[i], _mm512_set1_ps(0.5f), _CMP_GT_OQ);
+    }
+    return large != 0;
 }
 
 AVX512 static void layer_vnni(const uint8_t *x, int inputs, int rows, const int8_t *weights, int64_t wide,
@@ -177,7 +186,7 @@ AVX512 static void layer_vnni(const uint8_t *x, int inputs, int rows, const int8
     const int64_t deep = up_to(inputs, TILE_INPUTS);
     for (int64_t h = 0; h < wide; h += GROUP, weights += deep * GROUP) {
         __m512 scales[4];
-        scales_of(scale + h, scales);
+        const int cut = scales_of(scale + h, scales);
         for (int start = 0; start < rows; start += ROWS) {
             __m512i sums[ROWS][4];
 #pragma GCC unroll 5
@@ -206,7 +215,7 @@ AVX512 static void layer_vnni(const uint8_t *x, int inputs, int rows, const int8
 #pragma GCC unroll 5
             for (int r = 0; r < ROWS; r++)
                 if (start + r < rows)
-                    _mm512_storeu_si512(y + (start + r) * wide + h, rescaled(sums[r], scales));
+                    _mm512_storeu_si512(y + (start + r) * wide + h, rescaled(sums[r], scales, cut));
         }
     }
 }
@@ -231,13 +240,13 @@ AMX static void close_tiles(void) { _tile_release(); }
 /* Some rows of a group's sums [4 panels, BLOCK_ROWS, 16] → bytes. */
 AVX512 static inline void rescale_rows(const int32_t *sums, int from, int to, const float *scale, uint8_t *y, int64_t ld) {
     __m512 scales[4];
-    scales_of(scale, scales);
+    const int cut = scales_of(scale, scales);
     for (int r = from; r < to; r++) {
         __m512i four[4];
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++)
             four[i] = _mm512_load_si512(sums + (i * BLOCK_ROWS + r) * LANES);
-        _mm512_storeu_si512(y + r * ld, rescaled(four, scales));
+        _mm512_storeu_si512(y + r * ld, cut ? rescaled(four, scales, 1) : rescaled(four, scales, 0));
     }
 }
 
@@ -366,7 +375,7 @@ INLINE int byte_networks(int level, const ByteNetworks *n, int64_t rows, const u
     for (int64_t start = 0; start < rows; start += BLOCK_ROWS) {
         const int block = rows - start < BLOCK_ROWS ? (int)(rows - start) : BLOCK_ROWS;
         for (int e = 0; e < n->networks; e++) {
-            if (e == 0 || n->own_input)
+            if (e == 0 || n->own_input || at_least)
                 gather_rows(x + start * n->stride + (n->own_input ? (int64_t)e * n->widths[0] : 0), n->stride, block,
                             n->widths[0], first_deep, at_least ? at_least + (int64_t)e * n->widths[0] : NULL, input);
             const uint8_t *from = input;

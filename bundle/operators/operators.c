@@ -127,8 +127,8 @@ static OrtStatus *open_networks(Kernel *kernel, const Input *in) {
     if (in[3].count != scales)
         return misfit(kernel, "scales", in[3].count, scales);
     for (int64_t i = 0; i < scales; i++)
-        if (!(((const float *)in[3].data)[i] <= 0.5f))
-            return refuse(kernel, "scales: found one above 1/2, whose numbers may leave 32 bits");
+        if (!(((const float *)in[3].data)[i] >= 0))
+            return refuse(kernel, "scales: found one that is no number from 0 on");
     return pack_byte_networks(n, in[2].data, in[3].data) ? NULL : no_memory(kernel);
 }
 

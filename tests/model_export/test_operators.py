@@ -1,0 +1,356 @@
+"""Each operator of ours as a graph of one node, against numpy, in every instruction set that the processor has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bundle.manifest import Tensor
+from model_export.onnx_writer import GraphWriter
+from model_export.parity import open_session
+
+SETS = ("portable", "avx512_vnni", "amx_int8")
+Inputs = dict[str, np.ndarray[Any, Any]]
+
+
+@contextmanager
+def using(native: ModuleType, instructions: str) -> Iterator[None]:
+    """Let operators use an instruction set for a while."""
+    best = native.instructions()
+    try:
+        native.use(instructions)
+    except ValueError:
+        pytest.skip(f"this processor has no {instructions}")
+    try:
+        yield
+    finally:
+        native.use(best)
+
+
+class OneNode:
+    """A session of one node, whose inputs are given or constants."""
+
+    def __init__(self, folder, operator: str, given: Inputs, constants: Inputs, order: str, outputs: dict[str, str]):
+        w = GraphWriter()
+        edges = {name: w.constant(array) for name, array in constants.items()}
+        inputs = [Tensor(name=n, dtype=str(a.dtype), shape=("N", *a.shape[1:])) for n, a in given.items()]
+        made = w.ours_of(operator, len(outputs), *(edges.get(name, name) for name in order.split()))
+        ranks = {"ByteNetworks": 3, "LatentHead": 2}
+        tensors = [
+            Tensor(name=n, dtype=dtype, shape=("N",) * (1 if n == "p_up" else ranks.get(operator, 2)))
+            for n, dtype in outputs.items()
+        ]
+        w.write(folder, "one.onnx", inputs, list(zip(tensors, made, strict=True)))
+        self.session = open_session(folder / "one.onnx")
+        self.given = given
+
+    def run(self) -> Any:
+        outputs = self.session.run(None, self.given)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+
+@pytest.fixture(scope="module")
+def native(operators_library) -> ModuleType:
+    return operators_library
+
+
+def byte_networks(random, networks, widths, rows, *, own, zero_point, at_least, extra):
+    """Return inputs of ByteNetworks, and what it gives, by numpy in whole numbers."""
+    offset, stride = extra, 2 * extra + widths[0] * (networks if own else 1)
+    x = random.integers(0, 256, size=(rows, stride), dtype=np.uint8)
+    weights = [random.integers(-127, 128, size=(networks, k, h)).astype(np.int8) for k, h in zip(widths, widths[1:])]
+    biases = [random.integers(-40_000, 40_000, size=(networks, h)).astype(np.int32) for h in widths[1:]]
+    scales = [random.uniform(1e-4, 8e-3, size=(networks, h)).astype(np.float32) for h in widths[1:]]
+    if random.random() < 0.2:  # what is scaled may leave 32 bits
+        scales[0] *= np.float32(10.0) ** random.integers(0, 12, size=scales[0].shape)
+    least = random.integers(0, 256, size=(networks, widths[0]), dtype=np.uint8)
+    outputs = []
+    for e in range(networks):
+        first = offset + (e * widths[0] if own else 0)
+        hidden = x[:, first : first + widths[0]]
+        hidden = np.maximum(hidden, least[e]) if at_least else hidden
+        for layer, (weight, bias, scale) in enumerate(zip(weights, biases, scales)):
+            sums = (hidden.astype(np.int64) - (zero_point if layer == 0 else 0)) @ weight[e].astype(np.int64) + bias[e]
+            hidden = np.rint(sums.astype(np.float32) * scale[e]).clip(0, 255).astype(np.uint8)
+        outputs.append(hidden)
+    layout = np.array([networks, zero_point, own, stride, offset, *widths], dtype=np.int64)
+    flat = [np.concatenate([a.reshape(-1) for a in arrays]) for arrays in (weights, scales, biases)]
+    given = {"x": x}
+    constants = dict(zip(("layout", "weights", "scales", "biases"), (layout, *flat), strict=True))
+    constants |= {"at_least": least.reshape(-1)} if at_least else {}
+    return given, constants, np.stack(outputs, axis=1)
+
+
+ORDER = "x layout weights scales biases"
+
+
+@pytest.mark.parametrize("instructions", SETS)
+@given(
+    seed=st.integers(0, 9999),
+    networks=st.integers(1, 3),
+    widths=st.lists(st.integers(1, 150), min_size=2, max_size=4),
+    rows=st.sampled_from([0, 1, 2, 15, 16, 17, 31, 33, 48, 63, 64, 65, 130]),
+    own=st.booleans(),
+    zero_point=st.sampled_from([0, 128]),
+    at_least=st.booleans(),
+    extra=st.integers(0, 5),
+)
+@settings(max_examples=60, deadline=None)
+def test_networks_of_bytes_are_exact(
+    native, tmp_path_factory, instructions, seed, networks, widths, rows, own, zero_point, at_least, extra
+):
+    random = np.random.default_rng(seed)
+    given_, constants, wanted = byte_networks(
+        random, networks, widths, rows, own=own, zero_point=zero_point, at_least=at_least, extra=extra
+    )
+    order = ORDER + (" at_least" if at_least else "")
+    node = OneNode(tmp_path_factory.mktemp("one"), "ByteNetworks", given_, constants, order, {"y": "uint8"})
+    with using(native, instructions):
+        np.testing.assert_array_equal(node.run(), wanted)
+
+
+@pytest.mark.parametrize("instructions", SETS)
+@given(
+    seed=st.integers(0, 9999),
+    mixtures=st.integers(1, 10),
+    experts=st.integers(1, 6),
+    widths=st.lists(st.integers(1, 70), min_size=1, max_size=3),
+    outputs=st.sampled_from([0, 1, 2, 10, 17, 40]),
+    rows=st.sampled_from([0, 1, 2, 15, 16, 17, 50]),
+    one_share=st.booleans(),
+    softmax=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_mixtures_and_their_towers(
+    native, tmp_path_factory, instructions, seed, mixtures, experts, widths, outputs, rows, one_share, softmax
+):
+    random = np.random.default_rng(seed)
+    widths = widths if outputs else widths[:1]
+    shares = random.normal(size=(1 if one_share else rows, mixtures * experts)).astype(np.float32)
+    shares = shares * 30 if softmax else shares
+    x = random.integers(0, 256, size=(rows, experts, widths[0]), dtype=np.uint8)
+    weights = [random.normal(size=(mixtures, k, h)).astype(np.float32) for k, h in zip(widths, widths[1:])]
+    biases = [random.normal(size=(mixtures, h)).astype(np.float32) for h in widths[1:]]
+    last = random.normal(size=(mixtures * widths[-1], outputs)).astype(np.float32)
+    bias = random.normal(size=outputs).astype(np.float32)
+
+    g = shares.astype(np.float64).reshape(len(shares), mixtures, experts)
+    if softmax:
+        g = np.exp(g - g.max(axis=2, keepdims=True))
+        g /= g.sum(axis=2, keepdims=True)
+    hidden = np.einsum("nme,neh->mnh", np.broadcast_to(g, (rows, mixtures, experts)), x.astype(np.float64))
+    size = np.einsum("nme,neh->mnh", np.broadcast_to(np.abs(g), (rows, mixtures, experts)), x.astype(np.float64))
+    for w, b in zip(weights, biases):
+        hidden, size = np.maximum(hidden @ w + b[:, None], 0), size @ np.abs(w) + np.abs(b)[:, None]
+    side_by_side = (a.transpose(1, 0, 2).reshape(rows, mixtures * widths[-1]) for a in (hidden, size))
+    wanted, size = (a @ m + b if outputs else a for a, m, b in zip(side_by_side, (last, np.abs(last)), (bias, abs(bias))))
+
+    layout = np.array([mixtures, experts, softmax, outputs, *widths], dtype=np.int64)
+    constants = {"layout": layout}
+    order = "shares x layout"
+    if outputs:
+        constants["weights"] = np.concatenate([*(w.reshape(-1) for w in weights), last.reshape(-1)])
+        constants["biases"] = np.concatenate([*(b.reshape(-1) for b in biases), bias])
+        order += " weights biases"
+    given_ = {"shares": shares, "x": x}
+    node = OneNode(tmp_path_factory.mktemp("one"), "Mixtures", given_, constants, order, {"y": "float32"})
+    with using(native, instructions):
+        found = node.run()
+    assert found.shape == wanted.shape
+    assert (np.abs(found - wanted) <= 2e-6 * size + 1e-6).all()
+
+
+@pytest.mark.parametrize("instructions", SETS)
+@given(seed=st.integers(0, 9999), inputs=st.integers(1, 130), outputs=st.integers(1, 70), far=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_the_share_of_a_request(native, tmp_path_factory, instructions, seed, inputs, outputs, far):
+    random = np.random.default_rng(seed)
+    step = np.float32(0.003)
+    x = random.uniform(-127 * 256, 127 * 256, size=(1, inputs)).astype(np.float32) * step * (9 if far else 1)
+    weights = random.integers(-127, 128, size=(inputs, outputs)).astype(np.int8)
+    worth, bias = (random.normal(size=outputs).astype(np.float32) for _ in range(2))
+    high = np.rint(x / (256 * step)).clip(-128, 127)
+    low = np.rint((x - high * 256 * step) / step).clip(-128, 127)
+    wanted = (256 * step * high + step * low).astype(np.float64) @ weights.astype(np.float64) * worth + bias
+    constants = {
+        "layout": np.array([inputs, outputs]), "weights": weights, "worth": worth, "bias": bias,
+        "step": np.array([step]),
+    }  # fmt: skip
+    order = "x layout weights worth bias step"
+    node = OneNode(tmp_path_factory.mktemp("one"), "RequestShare", {"x": x}, constants, order, {"y": "float32"})
+    with using(native, instructions):
+        # a value on the edge between two steps may go to either
+        slack = 2 * step * 127 * np.abs(worth) + 1e-5 * np.abs(wanted).max()
+        assert (np.abs(node.run() - wanted) <= slack).all()
+
+
+@given(seed=st.integers(0, 9999), rows=st.integers(0, 30), columns=st.integers(1, 5), width=st.integers(1, 40))
+@settings(max_examples=60, deadline=None)
+def test_rows_of_a_table(native, tmp_path_factory, seed, rows, columns, width):
+    random = np.random.default_rng(seed)
+    each = 7
+    table = random.integers(0, 256, size=(columns * each, width), dtype=np.uint8)
+    codes = random.integers(0, each, size=(rows, columns)).astype(np.int32)
+    offsets = (each * np.arange(columns)).astype(np.int32)
+    constants = {"layout": np.array([columns, width]), "offsets": offsets, "table": table}
+    node = OneNode(
+        tmp_path_factory.mktemp("one"), "GatherBytes", {"codes": codes}, constants, "codes layout offsets table", {"y": "uint8"}
+    )
+    np.testing.assert_array_equal(node.run(), table[codes + offsets].reshape(rows, columns * width))
+
+
+@pytest.mark.parametrize("instructions", SETS)
+@given(seed=st.integers(0, 9999), rows=st.integers(0, 40), one=st.booleans(), parents=st.lists(st.integers(-1, 5), min_size=1, max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_the_head(native, tmp_path_factory, instructions, seed, rows, one, parents):
+    random = np.random.default_rng(seed)
+    parents = [parent if parent < task else -1 for task, parent in enumerate(parents)]
+    tasks = len(parents)
+    logits = (5 * random.normal(size=(1 if one else rows, 2 * tasks))).astype(np.float32)
+    h = (20 * random.normal(size=(rows, 1))).astype(np.float32)
+    bounds = random.uniform(0.1, 1, size=2 * tasks).astype(np.float32)
+    given_parents = bounds / (1 + np.exp(-logits.astype(np.float64)))
+    both = np.array(np.broadcast_to(given_parents.reshape(-1, 2, tasks), (rows, 2, tasks)))
+    for task, parent in enumerate(parents):
+        if parent >= 0:
+            both[:, :, task] *= both[:, :, parent]
+    up = 1 / (1 + np.exp(-h.astype(np.float64)))
+    down = 1 / (1 + np.exp(h.astype(np.float64)))
+    joint = both[:, 0] * up
+    layout = np.array([tasks, *range(tasks), *(parent + 1 for parent in parents)])
+    node = OneNode(
+        tmp_path_factory.mktemp("one"), "LatentHead", {"logits": logits, "h": h}, {"layout": layout, "bounds": bounds},
+        "logits h layout bounds", {"p": "float32", "p_joint": "float32", "p_up": "float32"},
+    )  # fmt: skip
+    with using(native, instructions):
+        p, p_joint, p_up = node.run()
+    assert (p.shape, p_joint.shape, p_up.shape) == ((rows, tasks), (rows, tasks), (rows,))
+    np.testing.assert_allclose(p, joint + both[:, 1] * down, rtol=3e-6, atol=0)
+    np.testing.assert_allclose(p_joint, joint, rtol=3e-6, atol=0)
+    np.testing.assert_allclose(p_up, up[:, 0], rtol=3e-6, atol=0)
+
+
+def test_extreme_logits_stay_finite(native, tmp_path):
+    h = np.array([[-1e30], [-100], [-0.0], [0], [100], [1e30]], dtype=np.float32)
+    logits = np.array([[1e30, -1e30]] * 6, dtype=np.float32)
+    constants = {"layout": np.array([1, 0, 0]), "bounds": np.ones(2, dtype=np.float32)}
+    order, outputs = "logits h layout bounds", {"p": "float32", "p_joint": "float32", "p_up": "float32"}
+    for instructions in SETS:
+        if SETS.index(instructions) > SETS.index(native.instructions()):
+            break
+        with using(native, instructions):
+            given_ = {"logits": logits, "h": h}
+            p, p_joint, p_up = OneNode(tmp_path, "LatentHead", given_, constants, order, outputs).run()
+        np.testing.assert_allclose(p_up, [0, 0, 0.5, 0.5, 1, 1], atol=1e-37)
+        np.testing.assert_allclose(p[:, 0], p_up, atol=1e-37)
+        np.testing.assert_allclose(p, p_joint, atol=1e-37)
+
+
+@pytest.mark.parametrize(
+    ("what", "change", "complaint"),
+    [
+        ("layout", lambda a: a[:3], "layout: found"),
+        ("layout", lambda a: -a, "out of bounds"),
+        ("layout", lambda a: a * 0, "out of bounds"),
+        ("layout", lambda a: a + (1 << 40), "out of bounds"),
+        ("layout", lambda a: np.r_[a, np.ones(20, dtype=np.int64)], "layout: found"),
+        ("layout", lambda a: np.r_[a[:4], 1 << 20, a[5:]], "beyond a row"),
+        ("layout", lambda a: np.r_[a[:3], 3, a[4:]], "beyond a row"),
+        ("weights", lambda a: a[:-1], "weights: found"),
+        ("scales", lambda a: a[:-1], "scales: found"),
+        ("scales", lambda a: -a, "from 0 on"),
+        ("scales", lambda a: a * np.nan, "from 0 on"),
+        ("biases", lambda a: a[:-1], "biases: found"),
+        ("at_least", lambda a: a[:-1], "at_least: found"),
+        ("x", lambda a: a[:, :-1], "x: found"),
+    ],
+)
+def test_what_does_not_fit_is_an_error_of_the_run(native, tmp_path, what, change, complaint):
+    given_, constants, _ = byte_networks(
+        np.random.default_rng(0), 2, [5, 7, 3], 3, own=True, zero_point=0, at_least=True, extra=1
+    )
+    for arrays in (given_, constants):
+        if what in arrays:
+            arrays[what] = change(arrays[what]).astype(arrays[what].dtype)
+    node = OneNode(tmp_path, "ByteNetworks", given_, constants, ORDER + " at_least", {"y": "uint8"})
+    with pytest.raises(Exception, match=complaint):
+        node.run()
+
+
+@pytest.mark.parametrize("code", [-1, 7, 2**31 - 1, -(2**31)])
+def test_a_code_without_a_row_is_an_error(native, tmp_path, code):
+    codes = np.array([[0, 1], [2, code]], dtype=np.int32)
+    table = np.zeros((7, 4), dtype=np.uint8)
+    constants = {"layout": np.array([2, 4]), "offsets": np.zeros(2, dtype=np.int32), "table": table}
+    node = OneNode(tmp_path, "GatherBytes", {"codes": codes}, constants, "codes layout offsets table", {"y": "uint8"})
+    with pytest.raises(Exception, match="a code's row"):
+        node.run()
+
+
+@pytest.mark.parametrize(
+    ("operator", "given_", "constants", "order", "outputs"),
+    [
+        (
+            "Mixtures", {"shares": np.zeros((4, 3), np.float32), "x": np.zeros((5, 3, 2), np.uint8)},
+            {"layout": np.array([1, 3, 0, 0, 2])}, "shares x layout", {"y": "float32"},
+        ),
+        (
+            "Mixtures", {"shares": np.zeros((5, 3), np.float32), "x": np.zeros((5, 3, 2), np.uint8)},
+            {"layout": np.array([1, 3, 0, 2, 2])}, "shares x layout", {"y": "float32"},
+        ),
+        (
+            "RequestShare", {"x": np.zeros((1, 4), np.float32)},
+            {
+                "layout": np.array([3, 2]), "weights": np.zeros(6, np.int8), "worth": np.zeros(2, np.float32),
+                "bias": np.zeros(2, np.float32), "step": np.ones(1, np.float32),
+            }, "x layout weights worth bias step", {"y": "float32"},
+        ),
+        (
+            "RequestShare", {"x": np.zeros((1, 3), np.float32)},
+            {
+                "layout": np.array([3, 2]), "weights": np.zeros(6, np.int8), "worth": np.zeros(2, np.float32),
+                "bias": np.zeros(2, np.float32), "step": np.zeros(1, np.float32),
+            }, "x layout weights worth bias step", {"y": "float32"},
+        ),
+        (
+            "LatentHead", {"logits": np.zeros((4, 4), np.float32), "h": np.zeros((5, 1), np.float32)},
+            {"layout": np.array([2, 0, 1, 0, 0]), "bounds": np.ones(4, np.float32)}, "logits h layout bounds",
+            {"p": "float32", "p_joint": "float32", "p_up": "float32"},
+        ),
+        (
+            "LatentHead", {"logits": np.zeros((5, 4), np.float32), "h": np.zeros((5, 1), np.float32)},
+            {"layout": np.array([2, 0, 2, 0, 0]), "bounds": np.ones(4, np.float32)}, "logits h layout bounds",
+            {"p": "float32", "p_joint": "float32", "p_up": "float32"},
+        ),
+    ],
+)  # fmt: skip
+def test_other_operators_refuse_what_does_not_fit(native, tmp_path, operator, given_, constants, order, outputs):
+    node = OneNode(tmp_path, operator, given_, constants, order, outputs)
+    with pytest.raises(Exception, match="found|layout"):
+        node.run()
+
+
+def test_threads_that_run_a_new_session_at_once_agree(native, tmp_path):
+    given_, constants, wanted = byte_networks(
+        np.random.default_rng(1), 3, [90, 130, 64], 200, own=False, zero_point=128, at_least=False, extra=0
+    )
+    for round_ in range(5):
+        folder = tmp_path / str(round_)
+        folder.mkdir()
+        node = OneNode(folder, "ByteNetworks", given_, constants, ORDER, {"y": "uint8"})
+        with ThreadPoolExecutor(4) as pool:
+            for found in pool.map(lambda _, run=node.run: run(), range(12)):
+                np.testing.assert_array_equal(found, wanted)
+
+
+def test_an_unknown_instruction_set_is_refused(native):
+    with pytest.raises(ValueError, match="found 'sse9'"):
+        native.use("sse9")
