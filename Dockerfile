@@ -18,7 +18,7 @@ COPY setup.py /build/setup.py
 COPY bundle /build/bundle
 COPY fusion /build/fusion
 COPY service /build/service
-RUN python setup.py build_ext --inplace && ls bundle/compiled.*.so fusion/compiled.*.so service/wire/compiled_json.*.so service/wire/compiled_arrow.*.so
+RUN python setup.py build_ext --inplace && ls bundle/compiled.*.so bundle/operators/native.*.so fusion/compiled.*.so service/wire/compiled_json.*.so service/wire/compiled_arrow.*.so
 
 FROM ${PYTHON_IMAGE}
 COPY --from=packages /opt/dlen /opt/dlen
@@ -28,6 +28,7 @@ COPY bundle /app/bundle
 COPY fusion /app/fusion
 COPY service /app/service
 COPY --from=compiled /build/bundle/*.so /app/bundle/
+COPY --from=compiled /build/bundle/operators/*.so /app/bundle/operators/
 COPY --from=compiled /build/fusion/*.so /app/fusion/
 COPY --from=compiled /build/service/wire/*.so /app/service/wire/
 ENV PATH=/opt/dlen/bin:/usr/bin:/bin \

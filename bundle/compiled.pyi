@@ -1,3 +1,5 @@
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -8,3 +10,4 @@ def hash_into(
     codes_NC: NDArray[np.int32],
     first_code: int,
 ) -> None: ...
+def all_finite(arrays: Iterable[NDArray[np.float32]]) -> bool: ...

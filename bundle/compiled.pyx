@@ -1,7 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The loop of `encode.hash_codes` over the integers of several features, compiled: no array per step and feature."""
+"""Compiled loops of the contract: `encode.hash_codes` over the integers of several features, without an array per step
+and feature, and whether a model's outputs are finite."""
 
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 
 def hash_into(list values_HN not None, list buckets_H not None, list columns_H not None,
@@ -32,3 +34,26 @@ def hash_into(list values_HN not None, list buckets_H not None, list columns_H n
             key = (key ^ (key >> 27)) * <uint64_t> 0x94D049BB133111EB
             key ^= key >> 31
             codes_NC[row, column] = first_code + <int32_t> (key % buckets)
+
+
+def all_finite(object arrays not None):
+    """Return whether all numbers of float32 arrays, each in one piece, are finite.
+
+    Raises:
+        BufferError, ValueError: an array is not in one piece, or not of float32.
+    """
+    cdef Py_buffer view
+    cdef Py_ssize_t i, count
+    cdef const uint32_t* bits
+    cdef uint32_t worst = 0
+    for array in arrays:
+        PyObject_GetBuffer(array, &view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+        try:
+            if view.itemsize != 4 or view.format[0] != b"f":
+                raise ValueError(f"found numbers of format {view.format}, expected float32")
+            bits, count = <const uint32_t*> view.buf, view.len // 4
+            for i in range(count):
+                worst = max(worst, bits[i] & <uint32_t> 0x7FFFFFFF)
+        finally:
+            PyBuffer_Release(&view)
+    return worst < <uint32_t> 0x7F800000

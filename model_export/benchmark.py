@@ -179,7 +179,7 @@ def _write_graphs(subject: Subject, items: SampleRows, folder: Path) -> dict[str
         (folder / FUSED).mkdir()
         FusedInt8Graph(quantised, tensors).write(folder / FUSED)
         graphs[FUSED] = Graph(folder / FUSED / MODEL_FILE, open_session(folder / FUSED / MODEL_FILE), True)
-        for called, kind in CUTS.items():
+        for called in CUTS:
             stock = graphs[f"{INT8}, {called}"]
             path = stock.path.with_name(FUSED_ROWS_MODEL_FILE)
             graphs[f"{FUSED}, {called}"] = Graph(path, open_session(path), True, stock.table)

@@ -35,7 +35,8 @@ _INT32 = 6
 
 def can_fuse(quantised: Quantised) -> bool:
     """Return whether the operators take networks and towers this deep."""
-    return max(len(layers) for layers in [*quantised.layers.values(), quantised.network.head.towers.weights]) <= MOST_LAYERS
+    depths = [len(layers) for layers in quantised.layers.values()]
+    return max([*depths, len(quantised.network.head.towers.weights)]) <= MOST_LAYERS
 
 
 class FusedInt8Graph(Int8Graph):
@@ -68,7 +69,9 @@ class FusedInt8Graph(Int8Graph):
     def _biases(self, first: Sequence[str], later: Sequence[IntegerLayer]) -> str:
         """Return the first layer's bias, if it comes at run time, and constant ones of others, side by side."""
         constant = [np.rint(layer.bias_EH).astype(np.int32).reshape(-1) for layer in later]
-        return self.writer.concat([*first, *([self.writer.constant(np.concatenate(constant))] if later else [])], axis=0)
+        return self.writer.concat(
+            [*first, *([self.writer.constant(np.concatenate(constant))] if later else [])], axis=0
+        )
 
     def _share_in_bytes(self, x_request: str | None, halves: Sequence[RequestHalf]) -> str:
         if x_request is None:
@@ -98,7 +101,10 @@ class FusedInt8Graph(Int8Graph):
     def _byte_networks(
         self, x: str, layout: Sequence[int], layers: Sequence[IntegerLayer], biases: str, at_least: Sequence[str] = ()
     ) -> list[str]:
-        """Return networks' outputs [N, 1, H] in bytes; layout: zero point, whether each reads its own, stride, offset."""
+        """Return networks' outputs [N, 1, H] in bytes.
+
+        `layout` is the input's zero point, whether each network reads columns of its own, a row's stride, its offset.
+        """
         w, (networks, width, _) = self.writer, layers[0].weight_EKH.shape
         sizes = [networks, *layout, width, *(layer.weight_EKH.shape[2] for layer in layers)]
         weights = np.concatenate([layer.weight_EKH.reshape(-1) for layer in layers])

@@ -34,6 +34,7 @@ from bundle.encode import SchemaEncoder
 from bundle.features import FeatureSchema
 from bundle.files import new_folder
 from model_export.errors import ExportError
+from model_export.item_graphs import Rows
 from model_export.items import ItemsWanted
 from model_export.parity import open_session
 from model_export.plain_export import CODES, VALUES, unrolled, write_plain_export
@@ -107,7 +108,8 @@ def write_kit(
         pl.DataFrame({ID: ids, **columns}).write_parquet(folder / "items.parquet")
         export_run(run.folder, folder / "fp32" / "dlen" / "1", "fp32")
         export_run(run.folder, folder / "int8" / "dlen" / "1", "int8")
-        for models, kept in (("items", "layer1"), ("packed", "packed")):
+        kinds: dict[str, Rows] = {"items": "layer1", "packed": "packed"}
+        for models, kept in kinds.items():
             wanted = ItemsWanted(folder / "items.parquet", ID, kept)
             export_run(run.folder, folder / models / "dlen" / "1", "int8", wanted)
         codes = sum(FEATURES.values())

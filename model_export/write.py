@@ -259,7 +259,9 @@ def _check_fused(stock: Session, fused: Session, rows: SampleRows, inputs: tuple
     """
     worst, _ = max_difference(stock, fused, rows, inputs)
     if worst > INT8_TOLERANCE:
-        raise ParityFailed("the fused graph", found=f"off by {worst:.3g}", expected=f"≤ {INT8_TOLERANCE:g} of the stock one")
+        raise ParityFailed(
+            "the fused graph", found=f"off by {worst:.3g}", expected=f"≤ {INT8_TOLERANCE:g} of the stock one"
+        )
 
 
 def _golden_items(rows: SampleRows) -> NDArray[np.int64]:

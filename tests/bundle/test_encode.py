@@ -299,3 +299,23 @@ def test_columns_must_be_of_the_number_of_rows():
 def test_a_schema_that_is_not_fitted_is_refused(feature):
     with pytest.raises(SchemaNotFitted, match="'f'"):
         SchemaEncoder(FeatureSchema(features=(feature,)))
+
+
+@given(
+    shape=st.lists(st.integers(0, 5), min_size=1, max_size=2),
+    value=st.sampled_from([0.0, -1.0, 3.4e38, -3.4e38, 1e-45, np.nan, -np.nan, np.inf, -np.inf]),
+    seed=st.integers(0, 99),
+)
+def test_the_compiled_check_of_finite_numbers_is_numpys(hash_loops, shape, value, seed):
+    random = np.random.default_rng(seed)
+    arrays = [random.normal(size=shape).astype(np.float32) for _ in range(3)]
+    if arrays[1].size:
+        arrays[1].reshape(-1)[random.integers(arrays[1].size)] = value
+    assert hash_loops.all_finite(arrays) == all(np.isfinite(array).all() for array in arrays)
+
+
+def test_the_compiled_check_of_finite_numbers_refuses_other_arrays(hash_loops):
+    with pytest.raises(ValueError, match="float32"):
+        hash_loops.all_finite([np.zeros(2, dtype=np.int32)])
+    with pytest.raises(ValueError, match="contiguous"):
+        hash_loops.all_finite([np.zeros((4, 4), dtype=np.float32)[:, ::2]])

@@ -35,7 +35,11 @@ def test_every_graph_is_measured_profiled_and_compared(trained, tmp_path, capsys
     assert [point["n"] for point in document["candidates"]] == [3, 20]
     for point in document["candidates"]:
         graphs = point["graphs"]
-        cuts = {f"{precision}, {cut}" for precision in ("fp32", "int8", "int8 fused") for cut in ("packed rows", "item cache")}
+        cuts = {
+            f"{precision}, {cut}"
+            for precision in ("fp32", "int8", "int8 fused")
+            for cut in ("packed rows", "item cache")
+        }
         assert set(graphs) == {"torch export", "torch export, unrolled", "fp32", "int8", "int8 fused"} | cuts
         assert graphs["torch export"]["speedup"] == 1
         assert all(figures["ms"] > 0 for figures in graphs.values())

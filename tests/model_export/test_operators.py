@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -66,7 +67,7 @@ def byte_networks(random, networks, widths, rows, *, own, zero_point, at_least, 
     """Return inputs of ByteNetworks, and what it gives, by numpy in whole numbers."""
     offset, stride = extra, 2 * extra + widths[0] * (networks if own else 1)
     x = random.integers(0, 256, size=(rows, stride), dtype=np.uint8)
-    weights = [random.integers(-127, 128, size=(networks, k, h)).astype(np.int8) for k, h in zip(widths, widths[1:])]
+    weights = [random.integers(-127, 128, size=(networks, k, h)).astype(np.int8) for k, h in pairwise(widths)]
     biases = [random.integers(-40_000, 40_000, size=(networks, h)).astype(np.int32) for h in widths[1:]]
     scales = [random.uniform(1e-4, 8e-3, size=(networks, h)).astype(np.float32) for h in widths[1:]]
     if random.random() < 0.2:  # what is scaled may leave 32 bits
@@ -77,7 +78,7 @@ def byte_networks(random, networks, widths, rows, *, own, zero_point, at_least, 
         first = offset + (e * widths[0] if own else 0)
         hidden = x[:, first : first + widths[0]]
         hidden = np.maximum(hidden, least[e]) if at_least else hidden
-        for layer, (weight, bias, scale) in enumerate(zip(weights, biases, scales)):
+        for layer, (weight, bias, scale) in enumerate(zip(weights, biases, scales, strict=True)):
             sums = (hidden.astype(np.int64) - (zero_point if layer == 0 else 0)) @ weight[e].astype(np.int64) + bias[e]
             hidden = np.rint(sums.astype(np.float32) * scale[e]).clip(0, 255).astype(np.uint8)
         outputs.append(hidden)
@@ -137,7 +138,7 @@ def test_mixtures_and_their_towers(
     shares = random.normal(size=(1 if one_share else rows, mixtures * experts)).astype(np.float32)
     shares = shares * 30 if softmax else shares
     x = random.integers(0, 256, size=(rows, experts, widths[0]), dtype=np.uint8)
-    weights = [random.normal(size=(mixtures, k, h)).astype(np.float32) for k, h in zip(widths, widths[1:])]
+    weights = [random.normal(size=(mixtures, k, h)).astype(np.float32) for k, h in pairwise(widths)]
     biases = [random.normal(size=(mixtures, h)).astype(np.float32) for h in widths[1:]]
     last = random.normal(size=(mixtures * widths[-1], outputs)).astype(np.float32)
     bias = random.normal(size=outputs).astype(np.float32)
@@ -148,10 +149,12 @@ def test_mixtures_and_their_towers(
         g /= g.sum(axis=2, keepdims=True)
     hidden = np.einsum("nme,neh->mnh", np.broadcast_to(g, (rows, mixtures, experts)), x.astype(np.float64))
     size = np.einsum("nme,neh->mnh", np.broadcast_to(np.abs(g), (rows, mixtures, experts)), x.astype(np.float64))
-    for w, b in zip(weights, biases):
+    for w, b in zip(weights, biases, strict=True):
         hidden, size = np.maximum(hidden @ w + b[:, None], 0), size @ np.abs(w) + np.abs(b)[:, None]
     side_by_side = (a.transpose(1, 0, 2).reshape(rows, mixtures * widths[-1]) for a in (hidden, size))
-    wanted, size = (a @ m + b if outputs else a for a, m, b in zip(side_by_side, (last, np.abs(last)), (bias, abs(bias))))
+    wanted, size = side_by_side
+    if outputs:
+        wanted, size = wanted @ last + bias, size @ np.abs(last) + np.abs(bias)
 
     layout = np.array([mixtures, experts, softmax, outputs, *widths], dtype=np.int64)
     constants = {"layout": layout}
@@ -201,14 +204,18 @@ def test_rows_of_a_table(native, tmp_path_factory, seed, rows, columns, width):
     codes = random.integers(0, each, size=(rows, columns)).astype(np.int32)
     offsets = (each * np.arange(columns)).astype(np.int32)
     constants = {"layout": np.array([columns, width]), "offsets": offsets, "table": table}
-    node = OneNode(
-        tmp_path_factory.mktemp("one"), "GatherBytes", {"codes": codes}, constants, "codes layout offsets table", {"y": "uint8"}
-    )
+    order, folder = "codes layout offsets table", tmp_path_factory.mktemp("one")
+    node = OneNode(folder, "GatherBytes", {"codes": codes}, constants, order, {"y": "uint8"})
     np.testing.assert_array_equal(node.run(), table[codes + offsets].reshape(rows, columns * width))
 
 
 @pytest.mark.parametrize("instructions", SETS)
-@given(seed=st.integers(0, 9999), rows=st.integers(0, 40), one=st.booleans(), parents=st.lists(st.integers(-1, 5), min_size=1, max_size=6))
+@given(
+    seed=st.integers(0, 9999),
+    rows=st.integers(0, 40),
+    one=st.booleans(),
+    parents=st.lists(st.integers(-1, 5), min_size=1, max_size=6),
+)
 @settings(max_examples=60, deadline=None)
 def test_the_head(native, tmp_path_factory, instructions, seed, rows, one, parents):
     random = np.random.default_rng(seed)
