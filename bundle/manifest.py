@@ -1,8 +1,8 @@
 """manifest.json: what a bundle holds, which tensors its graph takes and gives, and how it was made.
 
 A bundle is a folder `models/<name>/<version>/` with `manifest.json`, `model.onnx` (and external weights),
-`features.json` and `golden.npz`; of int8 also `model.fused.onnx`, the same in operators of our own (`bundle.operators`).
-Task order is named here, once; every array's task axis follows it. The manifest holds
+`features.json` and `golden.npz`; of int8 also `model.fused.onnx`, the same in operators of our own
+(`bundle.operators`). Task order is named here, once; every array's task axis follows it. The manifest holds
 the digests of all other files; its own lies beside it in `manifest.sha256`, as `sha256sum --check` takes it.
 """
 

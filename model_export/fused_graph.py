@@ -30,7 +30,6 @@ from training.models.structure import unrelated
 
 MOST_LAYERS = 8
 MOST_TASKS = 64
-_INT32 = 6
 
 
 def can_fuse(quantised: Quantised) -> bool:
@@ -46,6 +45,8 @@ class FusedInt8Graph(Int8Graph):
         """Take what the stock graph takes."""
         super().__init__(*given)  # type: ignore[arg-type]
         self.biases_of: dict[BatchedMLP, str] = {}  # int32 [all], layer after layer [E, H]
+        self.share = ""  # the request's share of all layers that read x, float32 [1, all]
+        self.places_in_share: dict[str, int] = {}
         self.stacks: dict[tuple[str, ...], str] = {}  # of networks' outputs: all of them as one edge, bytes [N, E, H]
         self.logits_of: dict[str, str] = {}  # of shares
         self.mixed: dict[tuple[str, ...], tuple[str, str, list[int]]] = {}  # of mixtures: shares, experts, layout
@@ -56,22 +57,33 @@ class FusedInt8Graph(Int8Graph):
         w, layout = self.writer, np.array([len(offsets), block.size], dtype=np.int64)
         return w.ours("GatherBytes", codes, w.constant(layout), w.constant(offsets.astype(np.int32)), table)
 
+    def _embed(self, block: Block, codes: str, rows: int) -> str:
+        if block.is_list:
+            return super()._embed(block, codes, rows)
+        offsets = self.network.inputs.offsets[block.start : block.end].numpy().astype(np.int32)
+        layout = np.array([len(offsets), block.size], dtype=np.int64)
+        w = self.writer
+        return w.ours("GatherFloats", codes, w.constant(layout), w.constant(offsets), self.tables[str(block.size)])
+
     # ---- networks
 
-    def _open_chains(self, share: str) -> None:
-        w = self.writer
-        whole = w.op("Cast", w.op("Round", share), to=_INT32)
-        groups = networks_on_x(self.quantised).values()
-        pieces = w.split(whole, [self.quantised.layers[mlp][0].scale_EH.size for mlp in groups], axis=0)
-        for mlp, piece in zip(groups, pieces, strict=True):
-            self.biases_of[mlp] = self._biases([piece], self.quantised.layers[mlp][1:])
+    def _use_share(self, share: str, widths: dict[str, int]) -> None:
+        ends = np.cumsum(list(widths.values())).tolist()
+        self.share, self.places_in_share = share, dict(zip(widths, [0, *ends], strict=False))
 
-    def _biases(self, first: Sequence[str], later: Sequence[IntegerLayer]) -> str:
-        """Return the first layer's bias, if it comes at run time, and constant ones of others, side by side."""
-        constant = [np.rint(layer.bias_EH).astype(np.int32).reshape(-1) for layer in later]
-        return self.writer.concat(
-            [*first, *([self.writer.constant(np.concatenate(constant))] if later else [])], axis=0
-        )
+    def _biases(self, layers: Sequence[IntegerLayer]) -> str:
+        """Return constant biases side by side."""
+        none = np.zeros(0, dtype=np.int32)
+        constant = [np.rint(layer.bias_EH).astype(np.int32).reshape(-1) for layer in layers]
+        return self.writer.constant(np.concatenate([none, *constant]))
+
+    def _on_x(self, name: str) -> str:
+        if name not in self.linear_layers:
+            return super()._on_x(name)
+        w, layer = self.writer, self.linear_layers[name]
+        layout = [ITEM_ZERO_POINT, self.places_in_share[name], *layer.weight_EKH[0].shape]
+        given = (np.array(layout, dtype=np.int64), layer.weight_EKH[0], layer.scale_EH[0])
+        return w.ours("ByteLinear", self.x_item, *(w.constant(x) for x in given), self.share)
 
     def _share_in_bytes(self, x_request: str | None, halves: Sequence[RequestHalf]) -> str:
         if x_request is None:
@@ -86,31 +98,32 @@ class FusedInt8Graph(Int8Graph):
     def _experts_on_x(self, name: str, mlp: BatchedMLP) -> list[str]:
         if mlp not in self.quantised.layers:
             return super()._experts_on_x(name, mlp)
-        width = len(self.quantised.items.source_K)
-        layout = [ITEM_ZERO_POINT, 0, width, 0]
-        return self._byte_networks(self.x_item, layout, self.quantised.layers[mlp], self.biases_of[mlp])
+        width, layers = len(self.quantised.items.source_K), self.quantised.layers[mlp]
+        layout = [ITEM_ZERO_POINT, 0, width, 0, self.places_in_share[f"{name} 0"]]
+        return self._byte_networks(self.x_item, layout, layers, self._biases(layers[1:]), [self.share])
 
     def _experts(self, mlp: BatchedMLP, xs: Sequence[str]) -> list[str]:
         if mlp not in self.quantised.layers:
             return super()._experts(mlp, xs)
         w, layers = self.writer, self.quantised.layers[mlp]
         in_bytes = {x: w.op("QuantizeLinear", x, self.one, self.zero) for x in dict.fromkeys(xs)}
-        layout = [0, 1, layers[0].weight_EKH[:, :, 0].size, 0]
-        return self._byte_networks(w.concat([in_bytes[x] for x in xs]), layout, layers, self._biases([], layers))
+        layout = [0, 1, layers[0].weight_EKH[:, :, 0].size, 0, 0]
+        return self._byte_networks(w.concat([in_bytes[x] for x in xs]), layout, layers, self._biases(layers))
 
     def _byte_networks(
-        self, x: str, layout: Sequence[int], layers: Sequence[IntegerLayer], biases: str, at_least: Sequence[str] = ()
+        self, x: str, layout: Sequence[int], layers: Sequence[IntegerLayer], biases: str, more: Sequence[str] = ()
     ) -> list[str]:
         """Return networks' outputs [N, 1, H] in bytes.
 
-        `layout` is the input's zero point, whether each network reads columns of its own, a row's stride, its offset.
+        `layout` is the input's zero point, whether each network reads columns of its own, a row's stride, its offset,
+        and that in the request's share; `more` are that share and what inputs count as at least.
         """
         w, (networks, width, _) = self.writer, layers[0].weight_EKH.shape
         sizes = [networks, *layout, width, *(layer.weight_EKH.shape[2] for layer in layers)]
         weights = np.concatenate([layer.weight_EKH.reshape(-1) for layer in layers])
         scales = np.concatenate([layer.scale_EH.reshape(-1) for layer in layers])
         constants = [w.constant(given) for given in (np.array(sizes, dtype=np.int64), weights, scales)]
-        together = w.ours("ByteNetworks", x, *constants, biases, *at_least)
+        together = w.ours("ByteNetworks", x, *constants, biases, *more)
         outputs = w.split(together, [1] * networks)
         self.stacks[tuple(outputs)] = together
         self.in_bytes.update(outputs)
@@ -201,7 +214,8 @@ class FusedRankLayer1(FusedInt8Graph, RankLayer1Int8):
         for group, mlp in networks_on_x(self.quantised).items():
             if len(mlp.weights) > 1:
                 second = self._second_bias(group, self._second_layer(group, mlp))
-                self.biases_of[mlp] = self._biases([second], self.quantised.layers[mlp][2:])
+                later = self.quantised.layers[mlp][2:]
+                self.biases_of[mlp] = self.writer.concat([second, *([self._biases(later)] if later else [])], axis=0)
 
     def _experts_on_x(self, name: str, mlp: BatchedMLP) -> list[str]:
         if mlp not in self.quantised.layers or len(mlp.weights) == 1:
@@ -214,4 +228,4 @@ class FusedRankLayer1(FusedInt8Graph, RankLayer1Int8):
         row = sum(self.hidden.values()) + 2 * sum(self.linears.values())
         layers = [self.second_layers[mlp], *self.quantised.layers[mlp][2:]]
         above, _ = self.at_least_of_group[name]
-        return self._byte_networks(ITEM_ROWS, [0, 1, row, before], layers, self.biases_of[mlp], [above])
+        return self._byte_networks(ITEM_ROWS, [0, 1, row, before, 0], layers, self.biases_of[mlp], ["", above])

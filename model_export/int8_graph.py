@@ -130,17 +130,21 @@ class Int8Graph(ServingGraph):
         """Compute the request's share once: of the chains as int32 bias, of gates and the wide layer as float32."""
         if not backbone_reads_items(self.network):
             self._open_backbone_on_request(x_request)
-        w, chains = self.writer, list(self.halves_of_request().values())
         linears = linears_on_items(self.network)
         self.linear_layers = {name: self.quantised.layers[linear][0] for name, linear in linears.items()}
-        halves = [
-            half.in_units(self.linear_layers[name].scale_EH[0])
-            for name, linear in linears.items()
-            for half in self._request_halves(name, linear).values()
-        ]
-        share = w.reshape(self._share_in_bytes(x_request, [*chains, *halves]), [-1])
-        chained = sum(len(half.bias_H) for half in chains)
-        of_chains, *of_linears = w.split(share, [chained, *(len(half.bias_H) for half in halves)], axis=0)
+        halves = self.halves_of_request()
+        for name, linear in linears.items():
+            (half,) = self._request_halves(name, linear).values()
+            halves[name] = half.in_units(self.linear_layers[name].scale_EH[0])
+        share = self._share_in_bytes(x_request, list(halves.values()))
+        self._use_share(share, {name: len(half.bias_H) for name, half in halves.items()})
+
+    def _use_share(self, share: str, widths: dict[str, int]) -> None:
+        """Cut the request's share [1, all] into that of each layer that reads x: chains first, then linear layers."""
+        w, linears = self.writer, list(self.linear_layers)
+        chained = sum(width for name, width in widths.items() if name not in linears)
+        sizes = [chained, *(widths[name] for name in linears)]
+        of_chains, *of_linears = w.split(w.reshape(share, [-1]), sizes, axis=0)
         self.shares_of_request |= dict(zip(linears, of_linears, strict=True))
         self._open_chains(of_chains)
 

@@ -342,8 +342,13 @@ INLINE void gather_rows(const uint8_t *x, int64_t stride, int rows, int width, i
     }
 }
 
+INLINE int32_t whole(float x) {
+    const float most = 2147483520.0f;
+    return (int32_t)rintf(x > most ? most : x < -most ? -most : x);
+}
+
 INLINE int byte_networks(int level, const ByteNetworks *n, int64_t rows, const uint8_t *x, const int32_t *biases,
-                         const uint8_t *at_least, uint8_t *y) {
+                         const float *share, const uint8_t *at_least, uint8_t *y) {
     const int last = n->widths[n->layers];
     const int64_t y_stride = (int64_t)n->networks * last;
     int64_t deepest = 0, bias_bytes = 0;
@@ -359,12 +364,19 @@ INLINE int byte_networks(int level, const ByteNetworks *n, int64_t rows, const u
     int32_t *padded = (int32_t *)(scratch + 3 * BLOCK_ROWS * deepest), *bias = padded;
     for (int l = 0; l < n->layers; l++) {
         const int64_t outputs = n->widths[l + 1], wide = up_to(outputs, GROUP);
-        for (int e = 0; e < n->networks; e++, bias += wide, biases += outputs)
+        const int rounded = l == 0 && share;
+        for (int e = 0; e < n->networks; e++, bias += wide) {
             for (int h = 0; h < wide; h++) {
                 const int at = place_in_group(h);
                 const uint32_t more = l ? 0 : (uint32_t)n->from_zero_point[e * wide + at];
-                bias[at] = h < outputs ? (int32_t)((uint32_t)biases[h] + more) : 0;
+                const int32_t given = h >= outputs ? 0 : rounded ? whole(share[h]) : biases[h];
+                bias[at] = h < outputs ? (int32_t)((uint32_t)given + more) : 0;
             }
+            if (rounded)
+                share += outputs;
+            else
+                biases += outputs;
+        }
     }
 #if X86
     if (level == AMX_INT8)
@@ -403,19 +415,19 @@ INLINE int byte_networks(int level, const ByteNetworks *n, int64_t rows, const u
 
 #if X86
 AVX512 static int byte_networks_avx512(int level, const ByteNetworks *n, int64_t rows, const uint8_t *x,
-                                       const int32_t *biases, const uint8_t *at_least, uint8_t *y) {
-    return byte_networks(level, n, rows, x, biases, at_least, y);
+                                       const int32_t *biases, const float *share, const uint8_t *at_least, uint8_t *y) {
+    return byte_networks(level, n, rows, x, biases, share, at_least, y);
 }
 #endif
 
 int run_byte_networks(const ByteNetworks *n, int64_t rows, const uint8_t *x, const int32_t *biases,
-                      const uint8_t *at_least, uint8_t *y) {
+                      const float *share, const uint8_t *at_least, uint8_t *y) {
     const int level = instructions_in_use();
 #if X86
     if (level >= AVX512_VNNI)
-        return byte_networks_avx512(level, n, rows, x, biases, at_least, y);
+        return byte_networks_avx512(level, n, rows, x, biases, share, at_least, y);
 #endif
-    return byte_networks(level, n, rows, x, biases, at_least, y);
+    return byte_networks(level, n, rows, x, biases, share, at_least, y);
 }
 
 /* ---- floats: written once over vectors of 16, compiled for either instruction set */
@@ -672,9 +684,9 @@ int run_mixtures(const Mixtures *m, int64_t rows, int64_t share_rows, const floa
     return mixtures_portable(m, rows, share_rows, shares, experts, y);
 }
 
-/* ---- the request's share of first layers */
+/* ---- one layer of bytes: the request's share of first layers, and layers without ReLU */
 
-int pack_request_share(RequestShare *s, const int8_t *weights) {
+int pack_byte_linear(ByteLinear *s, const int8_t *weights) {
     const int64_t wide = up_to(s->outputs, LANES);
     char *at = s->memory = zeroed(4 * wide + up_to(s->inputs, TILE_INPUTS) * wide);
     if (!at)
@@ -683,7 +695,7 @@ int pack_request_share(RequestShare *s, const int8_t *weights) {
     s->weights = (int8_t *)(at + 4 * wide);
     pack_panels(weights, s->inputs, s->outputs, place_as_is, s->weights, s->from_zero_point);
     for (int h = 0; h < s->outputs; h++)
-        s->from_zero_point[h] *= -128;
+        s->from_zero_point[h] *= -s->zero_point;
     return 1;
 }
 
@@ -740,7 +752,7 @@ AVX512 static inline void two_rows_vnni(const uint8_t *high, const uint8_t *low,
 #define two_rows_vnni two_rows_portable
 #endif
 
-INLINE int request_share(int vnni, const RequestShare *s, const float *x, const float *worth, const float *bias,
+INLINE int request_share(int vnni, const ByteLinear *s, const float *x, const float *worth, const float *bias,
                          float *y) {
     const int64_t deep = up_to(s->inputs, TILE_INPUTS);
     float *left = aligned(6 * deep);
@@ -770,18 +782,90 @@ INLINE int request_share(int vnni, const RequestShare *s, const float *x, const 
 }
 
 #if X86
-AVX512 static int request_share_avx512(const RequestShare *s, const float *x, const float *worth, const float *bias,
+AVX512 static int request_share_avx512(const ByteLinear *s, const float *x, const float *worth, const float *bias,
                                        float *y) {
     return request_share(1, s, x, worth, bias, y);
 }
 #endif
 
-int run_request_share(const RequestShare *s, const float *x, const float *worth, const float *bias, float *y) {
+int run_request_share(const ByteLinear *s, const float *x, const float *worth, const float *bias, float *y) {
 #if X86
     if (instructions_in_use() >= AVX512_VNNI)
         return request_share_avx512(s, x, worth, bias, y);
 #endif
     return request_share(0, s, x, worth, bias, y);
+}
+
+/* Four bytes of a row from k on; zeros beyond its end. */
+INLINE int32_t four_of(const uint8_t *row, int inputs, int k) {
+    int32_t four = 0;
+    memcpy(&four, row + k, inputs - k < 4 ? inputs - k : 4);
+    return four;
+}
+
+#if X86
+AVX512 static void byte_linear_vnni(const ByteLinear *s, int64_t rows, const uint8_t *x, const float *worth,
+                                    const float *bias, float *y) {
+    enum { ROWS = 8 };
+    const int64_t deep = up_to(s->inputs, TILE_INPUTS);
+    const int whole_fours = s->inputs / 4 * 4;
+    for (int h = 0; h < s->outputs; h += LANES) {
+        const int lanes = s->outputs - h < LANES ? s->outputs - h : LANES;
+        const __mmask16 mask = (__mmask16)((1u << lanes) - 1);
+        const __m512 step = _mm512_maskz_loadu_ps(mask, worth + h), more = _mm512_maskz_loadu_ps(mask, bias + h);
+        const int8_t *panel = s->weights + h * deep;
+        for (int64_t start = 0; start < rows; start += ROWS) {
+            __m512i sums[ROWS];
+            const uint8_t *from[ROWS];
+#pragma GCC unroll 8
+            for (int r = 0; r < ROWS; r++) {
+                sums[r] = _mm512_loadu_si512(s->from_zero_point + h);
+                from[r] = x + (start + r < rows ? start + r : rows - 1) * s->inputs;
+            }
+            for (int k = 0; k < whole_fours; k += 4) {
+                const __m512i weights = _mm512_load_si512(panel + k * LANES);
+#pragma GCC unroll 8
+                for (int r = 0; r < ROWS; r++)
+                    sums[r] = _mm512_dpbusd_epi32(sums[r], _mm512_set1_epi32(four_of(from[r], k + 4, k)), weights);
+            }
+            if (whole_fours < s->inputs) {
+                const __m512i weights = _mm512_load_si512(panel + whole_fours * LANES);
+                for (int r = 0; r < ROWS; r++) {
+                    const __m512i four = _mm512_set1_epi32(four_of(from[r], s->inputs, whole_fours));
+                    sums[r] = _mm512_dpbusd_epi32(sums[r], four, weights);
+                }
+            }
+#pragma GCC unroll 8
+            for (int r = 0; r < ROWS; r++)
+                if (start + r < rows)
+                    _mm512_mask_storeu_ps(y + (start + r) * s->outputs + h, mask,
+                                          _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r]), step, more));
+        }
+    }
+}
+#endif
+
+static void byte_linear_portable(const ByteLinear *s, int64_t rows, const uint8_t *x, const float *worth,
+                                 const float *bias, float *y) {
+    const int64_t deep = up_to(s->inputs, TILE_INPUTS);
+    for (int64_t r = 0; r < rows; r++, x += s->inputs, y += s->outputs)
+        for (int h = 0; h < s->outputs; h++) {
+            const int8_t *panel = s->weights + h / LANES * LANES * deep + h % LANES * 4;
+            int32_t sum = s->from_zero_point[h];
+            for (int k = 0; k < s->inputs; k++)
+                sum += (int32_t)x[k] * panel[k / 4 * 4 * LANES + k % 4];
+            y[h] = (float)sum * worth[h] + bias[h];
+        }
+}
+
+void run_byte_linear(const ByteLinear *s, int64_t rows, const uint8_t *x, const float *worth, const float *bias, float *y) {
+#if X86
+    if (instructions_in_use() >= AVX512_VNNI) {
+        byte_linear_vnni(s, rows, x, worth, bias, y);
+        return;
+    }
+#endif
+    byte_linear_portable(s, rows, x, worth, bias, y);
 }
 
 /* ---- rows of tables */

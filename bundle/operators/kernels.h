@@ -34,9 +34,10 @@ typedef struct {
 
 /* weights: layer after layer [E, K, H]; scales: [E, H] each. */
 int pack_byte_networks(ByteNetworks *networks, const int8_t *weights, const float *scales);
-/* biases: layer after layer [E, H]; at_least: null, or [E, K] that each input counts as at least; y: [N, E, H]. */
+/* biases: layer after layer [E, H]; with share, [E, H] to be rounded, of later layers only; at_least: null, or [E, K] that
+ * each input counts as at least; y: [N, E, H]. */
 int run_byte_networks(const ByteNetworks *networks, int64_t rows, const uint8_t *x, const int32_t *biases,
-                      const uint8_t *at_least, uint8_t *y);
+                      const float *share, const uint8_t *at_least, uint8_t *y);
 
 /* Mixtures of experts in bytes and, if there are outputs, a tower on each: dense layers with ReLU, if any, and at last one
  * without that reads all towers side by side. */
@@ -56,19 +57,22 @@ int pack_mixtures(Mixtures *mixtures, const float *weights, const float *biases)
 int run_mixtures(const Mixtures *mixtures, int64_t rows, int64_t share_rows, const float *shares,
                  const uint8_t *experts, float *y);
 
-/* One row of floats times weights in bytes: x is 256·high + low steps of size `step`, each a byte around 128. */
+/* One layer of bytes around a zero point times weights in bytes, floats out. */
 typedef struct {
-    int inputs, outputs;
-    float step;
+    int inputs, outputs, zero_point;
+    float step; /* of a request's row, which is floats: 256·high + low such steps, each a byte around 128 */
     int8_t *weights;
     int32_t *from_zero_point;
     void *memory;
-} RequestShare;
+} ByteLinear;
 
 /* weights: [K, H]. */
-int pack_request_share(RequestShare *share, const int8_t *weights);
+int pack_byte_linear(ByteLinear *linear, const int8_t *weights);
 /* x: [K]; worth: [H] of a step of the weights; bias: [H]; y: [H]. */
-int run_request_share(const RequestShare *share, const float *x, const float *worth, const float *bias, float *y);
+int run_request_share(const ByteLinear *linear, const float *x, const float *worth, const float *bias, float *y);
+/* x: [N, K]; y: [N, H]. */
+void run_byte_linear(const ByteLinear *linear, int64_t rows, const uint8_t *x, const float *worth, const float *bias,
+                     float *y);
 
 /* Rows of a table of bytes [R, width] side by side: y [N, columns·width]. −1, or which code has no row. */
 int64_t run_gather_bytes(int64_t rows, int columns, int width, int64_t table_rows, const int32_t *codes,

@@ -10,16 +10,17 @@
 #include "onnxruntime_abi.h"
 
 #define DOMAIN "dlen"
-#define MOST_INPUTS 6
+#define MOST_INPUTS 7
 #define MOST_SIZE (1 << 24)
 
 typedef struct {
     const OrtApi *api;
     pthread_mutex_t packing;
     int packed; /* read and written atomically */
+    int64_t offset_in_share;
     ByteNetworks networks;
     Mixtures mixtures;
-    RequestShare share;
+    ByteLinear linear;
     LatentHead head;
 } Kernel;
 
@@ -100,13 +101,15 @@ static OrtStatus *read_layout(const Kernel *kernel, const Input *layout, int bef
     return NULL;
 }
 
-/* ---- ByteNetworks(x u8, layout [E, zero point, own input?, stride, offset, K, H…], weights s8, scales f32, biases s32,
- * at_least u8?) → u8 [N, E, H] */
+/* ---- ByteNetworks(x u8, layout [E, zero point, own input?, stride, offset, offset in share, K, H…], weights s8,
+ * scales f32, biases s32, share f32?, at_least u8?) → u8 [N, E, H]
+ *
+ * With share, whose numbers are rounded, biases are those of later layers. */
 
 static OrtStatus *open_networks(Kernel *kernel, const Input *in) {
     ByteNetworks *n = &kernel->networks;
-    int64_t numbers[5];
-    OrtStatus *status = read_layout(kernel, &in[1], 5, numbers, n->widths, &n->layers);
+    int64_t numbers[6];
+    OrtStatus *status = read_layout(kernel, &in[1], 6, numbers, n->widths, &n->layers);
     if (status)
         return status;
     n->networks = (int)numbers[0];
@@ -114,6 +117,7 @@ static OrtStatus *open_networks(Kernel *kernel, const Input *in) {
     n->own_input = numbers[2] != 0;
     n->stride = numbers[3];
     n->offset = numbers[4];
+    kernel->offset_in_share = numbers[5];
     int64_t weights = 0, scales = 0;
     for (int l = 0; l < n->layers; l++) {
         weights += n->networks * (int64_t)n->widths[l] * n->widths[l + 1];
@@ -134,22 +138,25 @@ static OrtStatus *open_networks(Kernel *kernel, const Input *in) {
 
 static OrtStatus *run_networks(Kernel *kernel, OrtKernelContext *context, const Input *in) {
     const ByteNetworks *n = &kernel->networks;
-    int64_t biases = 0;
-    for (int l = 0; l < n->layers; l++)
+    int64_t biases = 0, shares = n->networks * (int64_t)n->widths[1];
+    for (int l = in[5].data ? 1 : 0; l < n->layers; l++)
         biases += n->networks * (int64_t)n->widths[l + 1];
     const int64_t rows = in[0].count / n->stride, at_least = n->networks * (int64_t)n->widths[0];
     if (in[0].count != rows * n->stride)
         return misfit(kernel, "x", in[0].count, rows * n->stride);
     if (in[4].count != biases)
         return misfit(kernel, "biases", in[4].count, biases);
-    if (in[5].data && in[5].count != at_least)
-        return misfit(kernel, "at_least", in[5].count, at_least);
+    if (in[5].data && in[5].count < kernel->offset_in_share + shares)
+        return misfit(kernel, "share", in[5].count, kernel->offset_in_share + shares);
+    if (in[6].data && in[6].count != at_least)
+        return misfit(kernel, "at_least", in[6].count, at_least);
     const int64_t sizes[] = {rows, n->networks, n->widths[n->layers]};
     void *y;
     OrtStatus *status = write_output(kernel, context, 0, sizes, 3, &y);
     if (status)
         return status;
-    return run_byte_networks(n, rows, in[0].data, in[4].data, in[5].data, y) ? NULL : no_memory(kernel);
+    const float *share = in[5].data ? (const float *)in[5].data + kernel->offset_in_share : NULL;
+    return run_byte_networks(n, rows, in[0].data, in[4].data, share, in[6].data, y) ? NULL : no_memory(kernel);
 }
 
 /* ---- Mixtures(shares f32, experts u8, layout [M, E, softmax?, outputs, H, tower widths…], weights f32?, biases f32?)
@@ -199,24 +206,36 @@ static OrtStatus *run_mixtures_of(Kernel *kernel, OrtKernelContext *context, con
 
 /* ---- RequestShare(x f32 [1, K], layout [K, H], weights s8, worth f32, bias f32, step f32) → f32 [1, H] */
 
-static OrtStatus *open_share(Kernel *kernel, const Input *in) {
-    RequestShare *s = &kernel->share;
+static OrtStatus *open_linear(Kernel *kernel, const Input *in, int before, int64_t *numbers) {
+    ByteLinear *s = &kernel->linear;
     int widths[MAX_LAYERS + 1], layers;
-    OrtStatus *status = read_layout(kernel, &in[1], 0, NULL, widths, &layers);
+    OrtStatus *status = read_layout(kernel, &in[1], before, numbers, widths, &layers);
     if (status)
         return status;
+    if (layers != 1)
+        return refuse(kernel, "layout: expected one layer");
     s->inputs = widths[0];
     s->outputs = widths[1];
-    if (layers != 1 || in[5].count != 1 || !(*(const float *)in[5].data > 0))
-        return refuse(kernel, "layout: expected one layer and one step above 0");
-    s->step = *(const float *)in[5].data;
     if (in[2].count != (int64_t)s->inputs * s->outputs)
         return misfit(kernel, "weights", in[2].count, (int64_t)s->inputs * s->outputs);
-    return pack_request_share(s, in[2].data) ? NULL : no_memory(kernel);
+    if (in[3].count != s->outputs)
+        return misfit(kernel, "worth", in[3].count, s->outputs);
+    return NULL;
+}
+
+static OrtStatus *open_share(Kernel *kernel, const Input *in) {
+    OrtStatus *status = open_linear(kernel, in, 0, NULL);
+    if (status)
+        return status;
+    if (in[5].count != 1 || !(*(const float *)in[5].data > 0))
+        return refuse(kernel, "layout: expected one step above 0");
+    kernel->linear.zero_point = 128;
+    kernel->linear.step = *(const float *)in[5].data;
+    return pack_byte_linear(&kernel->linear, in[2].data) ? NULL : no_memory(kernel);
 }
 
 static OrtStatus *run_share(Kernel *kernel, OrtKernelContext *context, const Input *in) {
-    const RequestShare *s = &kernel->share;
+    const ByteLinear *s = &kernel->linear;
     if (in[0].count != s->inputs)
         return misfit(kernel, "x", in[0].count, s->inputs);
     if (in[3].count != s->outputs)
@@ -231,19 +250,50 @@ static OrtStatus *run_share(Kernel *kernel, OrtKernelContext *context, const Inp
     return run_request_share(s, in[0].data, in[3].data, in[4].data, y) ? NULL : no_memory(kernel);
 }
 
-/* ---- GatherBytes(codes s32 [N, C], layout [C, D], offsets s32 [C], table u8 [R, D]) → u8 [N, C·D] */
+/* ---- ByteLinear(x u8 [N, K], layout [zero point, offset in share, K, H], weights s8, worth f32, share f32) → f32 [N, H] */
+
+static OrtStatus *open_byte_linear(Kernel *kernel, const Input *in) {
+    int64_t numbers[2];
+    OrtStatus *status = open_linear(kernel, in, 2, numbers);
+    if (status)
+        return status;
+    if (numbers[0] > 255)
+        return refuse(kernel, "layout: the zero point is no byte");
+    kernel->linear.zero_point = (int)numbers[0];
+    kernel->offset_in_share = numbers[1];
+    return pack_byte_linear(&kernel->linear, in[2].data) ? NULL : no_memory(kernel);
+}
+
+static OrtStatus *run_byte_linear_of(Kernel *kernel, OrtKernelContext *context, const Input *in) {
+    const ByteLinear *s = &kernel->linear;
+    const int64_t rows = in[0].count / s->inputs;
+    if (in[0].count != rows * s->inputs)
+        return misfit(kernel, "x", in[0].count, rows * s->inputs);
+    if (in[3].count != s->outputs)
+        return misfit(kernel, "worth", in[3].count, s->outputs);
+    if (in[4].count < kernel->offset_in_share + s->outputs)
+        return misfit(kernel, "share", in[4].count, kernel->offset_in_share + s->outputs);
+    const int64_t sizes[] = {rows, s->outputs};
+    void *y;
+    OrtStatus *status = write_output(kernel, context, 0, sizes, 2, &y);
+    if (!status)
+        run_byte_linear(s, rows, in[0].data, in[3].data, (const float *)in[4].data + kernel->offset_in_share, y);
+    return status;
+}
+
+/* ---- GatherBytes, GatherFloats(codes s32 [N, C], layout [C, D], offsets s32 [C], table u8 or f32 [R, D]) → [N, C·D] */
 
 static OrtStatus *open_nothing(Kernel *kernel, const Input *in) {
     (void)kernel, (void)in;
     return NULL;
 }
 
-static OrtStatus *run_gather(Kernel *kernel, OrtKernelContext *context, const Input *in) {
+static OrtStatus *gather(Kernel *kernel, OrtKernelContext *context, const Input *in, int bytes) {
     int widths[MAX_LAYERS + 1], layers;
     OrtStatus *status = read_layout(kernel, &in[1], 0, NULL, widths, &layers);
     if (status)
         return status;
-    const int64_t columns = widths[0], width = layers == 1 ? widths[1] : 1;
+    const int64_t columns = widths[0], width = layers == 1 ? widths[1] : 1; /* elements, not bytes */
     const int64_t rows = in[0].count / columns, table_rows = in[3].count / width;
     if (in[0].count != rows * columns)
         return misfit(kernel, "codes", in[0].count, rows * columns);
@@ -256,8 +306,16 @@ static OrtStatus *run_gather(Kernel *kernel, OrtKernelContext *context, const In
     if ((status = write_output(kernel, context, 0, sizes, 2, &y)))
         return status;
     const int64_t missing =
-        run_gather_bytes(rows, (int)columns, (int)width, table_rows, in[0].data, in[2].data, in[3].data, y);
+        run_gather_bytes(rows, (int)columns, (int)width * bytes, table_rows, in[0].data, in[2].data, in[3].data, y);
     return missing < 0 ? NULL : misfit(kernel, "a code's row", ((const int32_t *)in[0].data)[missing], table_rows);
+}
+
+static OrtStatus *run_gather_u8(Kernel *kernel, OrtKernelContext *context, const Input *in) {
+    return gather(kernel, context, in, 1);
+}
+
+static OrtStatus *run_gather_f32(Kernel *kernel, OrtKernelContext *context, const Input *in) {
+    return gather(kernel, context, in, 4);
 }
 
 /* ---- LatentHead(logits f32 [N or 1, 2·T], h f32 [N, 1], layout [T, order…, parents + 1…], bounds f32 [2·T])
@@ -361,7 +419,7 @@ static void destroy_kernel(void *kernel) {
     Kernel *k = kernel;
     free(k->networks.memory);
     free(k->mixtures.memory);
-    free(k->share.memory);
+    free(k->linear.memory);
     pthread_mutex_destroy(&k->packing);
     free(k);
 }
@@ -369,7 +427,9 @@ static void destroy_kernel(void *kernel) {
 static OrtStatus *compute_networks(void *kernel, OrtKernelContext *context);
 static OrtStatus *compute_mixtures(void *kernel, OrtKernelContext *context);
 static OrtStatus *compute_share(void *kernel, OrtKernelContext *context);
+static OrtStatus *compute_linear(void *kernel, OrtKernelContext *context);
 static OrtStatus *compute_gather(void *kernel, OrtKernelContext *context);
+static OrtStatus *compute_gather_floats(void *kernel, OrtKernelContext *context);
 static OrtStatus *compute_head(void *kernel, OrtKernelContext *context);
 
 #define ASKED(compute_it) \
@@ -384,8 +444,8 @@ static OrtStatus *compute_head(void *kernel, OrtKernelContext *context);
     }
 
 static const Operator byte_networks = {
-    .op = ASKED(compute_networks), .name = "ByteNetworks", .inputs = 6, .required = 5,
-    .input_types = {TENSOR_UINT8, TENSOR_INT64, TENSOR_INT8, TENSOR_FLOAT, TENSOR_INT32, TENSOR_UINT8},
+    .op = ASKED(compute_networks), .name = "ByteNetworks", .inputs = 7, .required = 5,
+    .input_types = {TENSOR_UINT8, TENSOR_INT64, TENSOR_INT8, TENSOR_FLOAT, TENSOR_INT32, TENSOR_FLOAT, TENSOR_UINT8},
     .output_type = TENSOR_UINT8, .outputs = 1, .run = run_networks,
 };
 static const Operator mixtures = {
@@ -398,10 +458,20 @@ static const Operator request_share = {
     .input_types = {TENSOR_FLOAT, TENSOR_INT64, TENSOR_INT8, TENSOR_FLOAT, TENSOR_FLOAT, TENSOR_FLOAT},
     .output_type = TENSOR_FLOAT, .outputs = 1, .run = run_share,
 };
+static const Operator byte_linear = {
+    .op = ASKED(compute_linear), .name = "ByteLinear", .inputs = 5, .required = 5,
+    .input_types = {TENSOR_UINT8, TENSOR_INT64, TENSOR_INT8, TENSOR_FLOAT, TENSOR_FLOAT},
+    .output_type = TENSOR_FLOAT, .outputs = 1, .run = run_byte_linear_of,
+};
+static const Operator gather_floats = {
+    .op = ASKED(compute_gather_floats), .name = "GatherFloats", .inputs = 4, .required = 4,
+    .input_types = {TENSOR_INT32, TENSOR_INT64, TENSOR_INT32, TENSOR_FLOAT},
+    .output_type = TENSOR_FLOAT, .outputs = 1, .run = run_gather_f32,
+};
 static const Operator gather_bytes = {
     .op = ASKED(compute_gather), .name = "GatherBytes", .inputs = 4, .required = 4,
     .input_types = {TENSOR_INT32, TENSOR_INT64, TENSOR_INT32, TENSOR_UINT8},
-    .output_type = TENSOR_UINT8, .outputs = 1, .run = run_gather,
+    .output_type = TENSOR_UINT8, .outputs = 1, .run = run_gather_u8,
 };
 static const Operator latent_head = {
     .op = ASKED(compute_head), .name = "LatentHead", .inputs = 4, .required = 4,
@@ -417,6 +487,12 @@ static OrtStatus *compute_mixtures(void *kernel, OrtKernelContext *context) {
 }
 static OrtStatus *compute_share(void *kernel, OrtKernelContext *context) {
     return compute(&request_share, open_share, kernel, context);
+}
+static OrtStatus *compute_linear(void *kernel, OrtKernelContext *context) {
+    return compute(&byte_linear, open_byte_linear, kernel, context);
+}
+static OrtStatus *compute_gather_floats(void *kernel, OrtKernelContext *context) {
+    return compute(&gather_floats, open_nothing, kernel, context);
 }
 static OrtStatus *compute_gather(void *kernel, OrtKernelContext *context) {
     return compute(&gather_bytes, open_nothing, kernel, context);
@@ -444,7 +520,8 @@ __attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(OrtSessionOp
     OrtStatus *status = NULL;
     pthread_mutex_lock(&making);
     if (!domain && !(status = api->CreateCustomOpDomain(DOMAIN, &domain))) {
-        const Operator *all[] = {&byte_networks, &mixtures, &request_share, &gather_bytes, &latent_head};
+        const Operator *all[] = {&byte_networks, &mixtures,     &request_share, &byte_linear,
+                                 &gather_bytes,  &gather_floats, &latent_head};
         for (size_t i = 0; !status && i < sizeof all / sizeof *all; i++)
             status = api->CustomOpDomain_Add(domain, &all[i]->op);
     }

@@ -43,7 +43,8 @@ class OneNode:
         w = GraphWriter()
         edges = {name: w.constant(array) for name, array in constants.items()}
         inputs = [Tensor(name=n, dtype=str(a.dtype), shape=("N", *a.shape[1:])) for n, a in given.items()]
-        made = w.ours_of(operator, len(outputs), *(edges.get(name, name) for name in order.split()))
+        named = (edges.get(name, name) for name in order.split())
+        made = w.ours_of(operator, len(outputs), *("" if name == "-" else name for name in named))
         ranks = {"ByteNetworks": 3, "LatentHead": 2}
         tensors = [
             Tensor(name=n, dtype=dtype, shape=("N",) * (1 if n == "p_up" else ranks.get(operator, 2)))
@@ -63,7 +64,7 @@ def native(operators_library) -> ModuleType:
     return operators_library
 
 
-def byte_networks(random, networks, widths, rows, *, own, zero_point, at_least, extra):
+def byte_networks(random, networks, widths, rows, *, own, zero_point, at_least, extra, shared=False):
     """Return inputs of ByteNetworks, and what it gives, by numpy in whole numbers."""
     offset, stride = extra, 2 * extra + widths[0] * (networks if own else 1)
     x = random.integers(0, 256, size=(rows, stride), dtype=np.uint8)
@@ -82,15 +83,25 @@ def byte_networks(random, networks, widths, rows, *, own, zero_point, at_least, 
             sums = (hidden.astype(np.int64) - (zero_point if layer == 0 else 0)) @ weight[e].astype(np.int64) + bias[e]
             hidden = np.rint(sums.astype(np.float32) * scale[e]).clip(0, 255).astype(np.uint8)
         outputs.append(hidden)
-    layout = np.array([networks, zero_point, own, stride, offset, *widths], dtype=np.int64)
-    flat = [np.concatenate([a.reshape(-1) for a in arrays]) for arrays in (weights, scales, biases)]
+    layout = np.array([networks, zero_point, own, stride, offset, extra, *widths], dtype=np.int64)
     given = {"x": x}
+    if shared:  # as it comes of the request: floats among others, to be rounded
+        share = np.concatenate([np.full(extra, np.nan), biases[0].reshape(-1), np.full(extra, np.nan)])
+        given["share"] = (share + random.uniform(-0.4, 0.4, size=share.shape))[None].astype(np.float32)
+        biases[0] = biases[0][:0]
+    flat = [np.concatenate([a.reshape(-1) for a in arrays]) for arrays in (weights, scales, biases)]
     constants = dict(zip(("layout", "weights", "scales", "biases"), (layout, *flat), strict=True))
     constants |= {"at_least": least.reshape(-1)} if at_least else {}
     return given, constants, np.stack(outputs, axis=1)
 
 
-ORDER = "x layout weights scales biases"
+def order_of(*, shared: bool, at_least: bool) -> str:
+    return (
+        "x layout weights scales biases" + (" share" if shared else " -" if at_least else "") + at_least * " at_least"
+    )
+
+
+ORDER = order_of(shared=False, at_least=False)
 
 
 @pytest.mark.parametrize("instructions", SETS)
@@ -102,17 +113,18 @@ ORDER = "x layout weights scales biases"
     own=st.booleans(),
     zero_point=st.sampled_from([0, 128]),
     at_least=st.booleans(),
+    shared=st.booleans(),
     extra=st.integers(0, 5),
 )
 @settings(max_examples=60, deadline=None)
 def test_networks_of_bytes_are_exact(
-    native, tmp_path_factory, instructions, seed, networks, widths, rows, own, zero_point, at_least, extra
+    native, tmp_path_factory, instructions, seed, networks, widths, rows, own, zero_point, at_least, shared, extra
 ):
     random = np.random.default_rng(seed)
     given_, constants, wanted = byte_networks(
-        random, networks, widths, rows, own=own, zero_point=zero_point, at_least=at_least, extra=extra
+        random, networks, widths, rows, own=own, zero_point=zero_point, at_least=at_least, shared=shared, extra=extra
     )
-    order = ORDER + (" at_least" if at_least else "")
+    order = order_of(shared=shared, at_least=at_least)
     node = OneNode(tmp_path_factory.mktemp("one"), "ByteNetworks", given_, constants, order, {"y": "uint8"})
     with using(native, instructions):
         np.testing.assert_array_equal(node.run(), wanted)
@@ -195,17 +207,37 @@ def test_the_share_of_a_request(native, tmp_path_factory, instructions, seed, in
         assert (np.abs(node.run() - wanted) <= slack).all()
 
 
+@pytest.mark.parametrize("instructions", SETS)
+@given(seed=st.integers(0, 9999), rows=st.integers(0, 20), inputs=st.integers(1, 70), outputs=st.integers(1, 40))
+@settings(max_examples=60, deadline=None)
+def test_layers_of_bytes_without_relu(native, tmp_path_factory, instructions, seed, rows, inputs, outputs):
+    random = np.random.default_rng(seed)
+    zero_point, offset = int(random.integers(256)), int(random.integers(4))
+    x = random.integers(0, 256, size=(rows, inputs), dtype=np.uint8)
+    weights = random.integers(-127, 128, size=(inputs, outputs)).astype(np.int8)
+    worth = random.normal(size=outputs).astype(np.float32)
+    share = random.normal(size=(1, offset + outputs + offset)).astype(np.float32)
+    sums = (x.astype(np.int64) - zero_point) @ weights.astype(np.int64)
+    wanted = sums * worth.astype(np.float64) + share[0, offset : offset + outputs]
+    constants = {"layout": np.array([zero_point, offset, inputs, outputs]), "weights": weights, "worth": worth}
+    given_, order = {"x": x, "share": share}, "x layout weights worth share"
+    node = OneNode(tmp_path_factory.mktemp("one"), "ByteLinear", given_, constants, order, {"y": "float32"})
+    with using(native, instructions):
+        np.testing.assert_allclose(node.run(), wanted, rtol=1e-6, atol=1e-6 * np.abs(wanted).max(initial=1))
+
+
+@pytest.mark.parametrize(("operator", "dtype"), [("GatherBytes", "uint8"), ("GatherFloats", "float32")])
 @given(seed=st.integers(0, 9999), rows=st.integers(0, 30), columns=st.integers(1, 5), width=st.integers(1, 40))
 @settings(max_examples=60, deadline=None)
-def test_rows_of_a_table(native, tmp_path_factory, seed, rows, columns, width):
+def test_rows_of_a_table(native, tmp_path_factory, operator, dtype, seed, rows, columns, width):
     random = np.random.default_rng(seed)
     each = 7
-    table = random.integers(0, 256, size=(columns * each, width), dtype=np.uint8)
+    table = random.integers(0, 256, size=(columns * each, width)).astype(dtype)
     codes = random.integers(0, each, size=(rows, columns)).astype(np.int32)
     offsets = (each * np.arange(columns)).astype(np.int32)
     constants = {"layout": np.array([columns, width]), "offsets": offsets, "table": table}
     order, folder = "codes layout offsets table", tmp_path_factory.mktemp("one")
-    node = OneNode(folder, "GatherBytes", {"codes": codes}, constants, order, {"y": "uint8"})
+    node = OneNode(folder, operator, {"codes": codes}, constants, order, {"y": dtype})
     np.testing.assert_array_equal(node.run(), table[codes + offsets].reshape(rows, columns * width))
 
 
@@ -270,6 +302,7 @@ def test_extreme_logits_stay_finite(native, tmp_path):
         ("layout", lambda a: a + (1 << 40), "out of bounds"),
         ("layout", lambda a: np.r_[a, np.ones(20, dtype=np.int64)], "layout: found"),
         ("layout", lambda a: np.r_[a[:4], 1 << 20, a[5:]], "beyond a row"),
+        ("layout", lambda a: np.r_[a[:5], 1 << 20, a[6:]], "share: found"),
         ("layout", lambda a: np.r_[a[:3], 3, a[4:]], "beyond a row"),
         ("weights", lambda a: a[:-1], "weights: found"),
         ("scales", lambda a: a[:-1], "scales: found"),
@@ -278,16 +311,18 @@ def test_extreme_logits_stay_finite(native, tmp_path):
         ("biases", lambda a: a[:-1], "biases: found"),
         ("at_least", lambda a: a[:-1], "at_least: found"),
         ("x", lambda a: a[:, :-1], "x: found"),
+        ("share", lambda a: a[:, :-2], "share: found"),
     ],
 )
 def test_what_does_not_fit_is_an_error_of_the_run(native, tmp_path, what, change, complaint):
     given_, constants, _ = byte_networks(
-        np.random.default_rng(0), 2, [5, 7, 3], 3, own=True, zero_point=0, at_least=True, extra=1
+        np.random.default_rng(0), 2, [5, 7, 3], 3, own=True, zero_point=0, at_least=True, extra=1, shared=True
     )
     for arrays in (given_, constants):
         if what in arrays:
             arrays[what] = change(arrays[what]).astype(arrays[what].dtype)
-    node = OneNode(tmp_path, "ByteNetworks", given_, constants, ORDER + " at_least", {"y": "uint8"})
+    order = order_of(shared=True, at_least=True)
+    node = OneNode(tmp_path, "ByteNetworks", given_, constants, order, {"y": "uint8"})
     with pytest.raises(Exception, match=complaint):
         node.run()
 
@@ -326,6 +361,11 @@ def test_a_code_without_a_row_is_an_error(native, tmp_path, code):
                 "layout": np.array([3, 2]), "weights": np.zeros(6, np.int8), "worth": np.zeros(2, np.float32),
                 "bias": np.zeros(2, np.float32), "step": np.zeros(1, np.float32),
             }, "x layout weights worth bias step", {"y": "float32"},
+        ),
+        (
+            "ByteLinear", {"x": np.zeros((2, 3), np.uint8), "share": np.zeros((1, 3), np.float32)},
+            {"layout": np.array([128, 2, 3, 2]), "weights": np.zeros(6, np.int8), "worth": np.zeros(2, np.float32)},
+            "x layout weights worth share", {"y": "float32"},
         ),
         (
             "LatentHead", {"logits": np.zeros((4, 4), np.float32), "h": np.zeros((5, 1), np.float32)},
