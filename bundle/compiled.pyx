@@ -1,6 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""Compiled loops of the contract: `encode.hash_codes` over the integers of several features, without an array per step
-and feature, and whether a model's outputs are finite."""
+"""The loop of `encode.hash_codes` over the integers of several features, compiled; whether a model's outputs are finite."""
 
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t

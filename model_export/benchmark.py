@@ -31,12 +31,12 @@ from bundle.manifest import FUSED_ROWS_MODEL_FILE, ITEM_ROWS, MODEL_FILE, ROWS_M
 from bundle.read import input_tensors
 from model_export.fused_graph import FusedInt8Graph
 from model_export.graph import ServingGraph
+from model_export.graph_profile import profile_graph
 from model_export.int8_graph import Int8Graph, convolve
 from model_export.item_graphs import Cut, FloatCut, Rows
 from model_export.item_int8 import IntegerCut, integer_cut
 from model_export.items import ROWS_AT_ONCE, CutSession
 from model_export.onnx_writer import GraphWriter, WeightsFile
-from model_export.operators import profile_graph
 from model_export.parity import SampleRows, open_session, sample_rows
 from model_export.plain_export import CODES, VALUES, unrolled, write_plain_export
 from model_export.quantise import quantise

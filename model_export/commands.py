@@ -172,6 +172,8 @@ def _export(args: argparse.Namespace) -> int:
     )
     if gate is not None:
         console.print(_gate_table(gate))
+        fused = "a fused graph lies beside the stock one" if bundle.has_fused_graphs else _why_not_fused()
+        console.print(f"{fused} (docs/serving.md#fused-graphs)")
     if manifest.items is not None:
         console.print(_item_lines(manifest.items))
         if manifest.items.precision_gate is not None:
@@ -179,9 +181,19 @@ def _export(args: argparse.Namespace) -> int:
     if args.json:
         document = parity.model_dump() | {"precision": manifest.precision}
         document |= {"precision_gate": None if gate is None else gate.model_dump()}
-        document |= {"items": None if manifest.items is None else manifest.items.model_dump()}
+        document |= {
+            "fused": bundle.has_fused_graphs,
+            "items": None if manifest.items is None else manifest.items.model_dump(),
+        }
         write_file(args.json, json.dumps(document, indent=1).encode())
     return 0
+
+
+def _why_not_fused() -> str:
+    from bundle import operators
+
+    built = "networks are too deep for our operators" if operators.library() else "our operators are not built here"
+    return f"without a fused graph: {built}"
 
 
 def _items(args: argparse.Namespace) -> int:

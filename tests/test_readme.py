@@ -21,8 +21,10 @@ WIDTH = 30
 
 
 def first_line(path: Path) -> str:
-    """Return the first sentence of a module's docstring, up to its first line's end."""
+    """Return the first sentence of a module's docstring, or of a C file's first comment, up to its first line's end."""
     text = path.read_text()
+    if path.suffix in (".c", ".h"):
+        return text.split("/* ", 1)[1].split("\n", 1)[0].removesuffix(" */").rstrip(".")
     text = text.split('"""')[1] if path.suffix == ".pyx" else ast.get_docstring(ast.parse(text)) or ""
     return text.split("\n", 1)[0].rstrip(".")
 
@@ -32,8 +34,8 @@ def tree() -> str:
     lines = []
     for folder in FOLDERS:
         lines.append(f"{folder + '/':<{WIDTH}}{first_line(ROOT / folder / '__init__.py')}")
-        for path in sorted((ROOT / folder).rglob("*.py*"), key=lambda p: (len(p.parts), p)):
-            if path.name == "__init__.py" or path.suffix not in (".py", ".pyx"):
+        for path in sorted((ROOT / folder).rglob("*.*"), key=lambda p: (len(p.parts), p)):
+            if path.name == "__init__.py" or path.suffix not in (".py", ".pyx", ".c", ".h"):
                 continue
             name = "  " + path.relative_to(ROOT / folder).as_posix()
             lines.append(f"{name:<{WIDTH}}{first_line(path)}")

@@ -1,3 +1,4 @@
+/* What the operators compute: in AMX, in AVX-512 with VNNI, and in portable C. */
 #include "kernels.h"
 
 #include <math.h>

@@ -1,4 +1,4 @@
-/* What the operators compute, in whichever instructions the processor has. Knows nothing of ONNX Runtime.
+/* What the operators compute, as `operators.c` asks for it. Knows nothing of ONNX Runtime.
  *
  * Weights in bytes are packed in panels of 16 outputs, [K/4, 16, 4]: what both a tile of AMX and a vector of VNNI take.
  * Floats are packed in rows of whole vectors of 16. Functions that allocate return 0 where memory is out.

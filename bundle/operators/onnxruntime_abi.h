@@ -1,5 +1,6 @@
-/* The part of ONNX Runtime's C interface that operators of ours call: its first version, whose order never changes, and
- * the description of an operator as of version 17. The wheel of onnxruntime has the library but no headers. */
+/* The part of ONNX Runtime's C interface that our operators call; its wheel has the library but no headers.
+ *
+ * Of its first version, whose order never changes, and the description of an operator as of version 17. */
 #ifndef DLEN_ONNXRUNTIME_ABI_H
 #define DLEN_ONNXRUNTIME_ABI_H
 

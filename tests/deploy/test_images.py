@@ -139,7 +139,13 @@ def test_the_image_compiles_what_is_compiled(image, tmp_path, json_loops):
     subprocess.run(command, shell=True, cwd=tmp_path, env=environment, check=True, capture_output=True)
     patterns = re.findall(r"^COPY --from=compiled /build/(\S+) ", image.text, re.M)
     built = sorted(file.parent.relative_to(tmp_path) for pattern in patterns for file in tmp_path.glob(pattern))
-    assert built == [Path("bundle"), Path("fusion"), Path("service/wire"), Path("service/wire")]
+    assert built == [
+        Path("bundle"),
+        Path("bundle/operators"),
+        Path("fusion"),
+        Path("service/wire"),
+        Path("service/wire"),
+    ]
     assert (
         re.findall(r"^cython==(\S+)", (ROOT / "requirements/build.lock").read_text(), re.M)
         == re.findall(r"cython==([\d.]+)", (ROOT / "pyproject.toml").read_text())[:1]
@@ -148,14 +154,15 @@ def test_the_image_compiles_what_is_compiled(image, tmp_path, json_loops):
 
 def test_what_cannot_be_compiled_is_left_out(tmp_path):
     shutil.copy(ROOT / "setup.py", tmp_path)
-    for package in ("bundle", "fusion", "service/wire", "training"):
+    for package in ("bundle", "bundle/operators", "fusion", "service/wire", "training"):
         (tmp_path / package).mkdir(parents=True)
-        for source in (ROOT / package).glob("*.pyx"):
-            shutil.copy(source, tmp_path / package)
+        for source in (ROOT / package).glob("*.[pch]*"):
+            if source.suffix in (".pyx", ".c", ".h"):
+                shutil.copy(source, tmp_path / package)
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
     done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "CC": "false"}, capture_output=True, text=True)
     assert done.returncode == 0 and not list(tmp_path.glob("**/*.so"))
-    assert "bundle.compiled" in done.stderr
+    assert "bundle.compiled" in done.stderr and "bundle.operators.native" in done.stderr
 
 
 def test_every_image_from_elsewhere_is_named_by_digest(compose, image):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bundle.read import read_bundle
 from cli import main
-from model_export.operators import profile_graph
+from model_export.graph_profile import profile_graph
 from model_export.parity import network_outputs
 from model_export.plain_export import unrolled
 from training.models.config import MODEL_NAMES
