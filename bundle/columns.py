@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from bundle.errors import WrongType
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Column:
     """One value per row, optionally dictionary-coded.
+
+    Not to be changed, though not frozen: a request has one of each feature, and frozen ones take three times as long.
 
     Attributes:
         values: int64, float64 or strings [N]; with `indices`, the distinct values [K].

@@ -1,13 +1,20 @@
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-def hash_into(
-    values_HN: list[NDArray[np.int64]],
-    buckets_H: list[int],
-    columns_H: list[int],
+from bundle.columns import Column, ListColumn
+
+def hash_columns(
+    columns: Mapping[str, Column | ListColumn],
+    plan: list[tuple[str, int, int, int]],
     codes_NC: NDArray[np.int32],
     first_code: int,
-) -> None: ...
+) -> tuple[dict[str, int], list[str]]: ...
+def hash_values(
+    values: Mapping[str, object],
+    plan: list[tuple[str, int, int, int]],
+    codes_1C: NDArray[np.int32],
+    first_code: int,
+) -> dict[str, int] | None: ...
 def all_finite(arrays: Iterable[NDArray[np.float32]]) -> bool: ...

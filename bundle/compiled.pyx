@@ -1,38 +1,113 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The loop of `encode.hash_codes` over the integers of several features, compiled; whether a model's outputs are finite."""
+"""The loop of `encode.hash_codes` over integers, compiled: of columns, of one row; whether a model's outputs are finite."""
 
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 
-def hash_into(list values_HN not None, list buckets_H not None, list columns_H not None,
-              int32_t[:, :] codes_NC not None, int first_code):
-    """Write the codes of integers of several features into their columns.
+cdef extern from "Python.h":
+    long long PyLong_AsLongLongAndOverflow(object value, int* overflow) except? -1
+
+
+cdef inline uint64_t mixed(uint64_t key) noexcept nogil:
+    """Return a key mixed by the finaliser of SplitMix64."""
+    key += <uint64_t> 0x9E3779B97F4A7C15
+    key = (key ^ (key >> 30)) * <uint64_t> 0xBF58476D1CE4E5B9
+    key = (key ^ (key >> 27)) * <uint64_t> 0x94D049BB133111EB
+    return key ^ (key >> 31)
+
+
+def hash_columns(object columns not None, list plan not None, int32_t[:, :] codes_NC not None, int first_code):
+    """Write the codes of features of hashed integers, each into its column; defaults where there is no value.
 
     Args:
-        values_HN: a feature's integers each, int64 [N].
-        buckets_H: how many buckets each has.
-        columns_H: which column each takes.
+        columns: feature → `Column`; absent ones have no value in any row.
+        plan: of each feature its name, buckets, column of the codes, and default code.
         codes_NC: is written to.
         first_code: code of the first bucket.
 
+    Returns:
+        Rows without a value by feature, of features with any; and the features that are left, whose columns are not what
+        is common: int64, in one piece, a value for each row (`encode.PartEncoder` takes them, or says what is wrong).
+
     Raises:
-        ValueError: arrays that do not fit each other.
+        ValueError: a plan that does not fit the codes.
     """
-    cdef Py_ssize_t rows = codes_NC.shape[0], columns = codes_NC.shape[1], row, column
+    cdef Py_ssize_t rows = codes_NC.shape[0], width = codes_NC.shape[1], row, place
     cdef const int64_t[::1] values_N
-    cdef uint64_t key, buckets
-    for values, count, place in zip(values_HN, buckets_H, columns_H, strict=True):
-        values_N, buckets, column = values, count, place
-        if values_N.shape[0] != rows or not 0 <= column < columns or buckets == 0:
-            raise ValueError(f"found {values_N.shape[0]} values for column {column} of {buckets} buckets, expected "
-                             f"{rows} for one of {columns} columns, and a bucket")
+    cdef const unsigned char[::1] missing_N
+    cdef uint64_t buckets
+    cdef int32_t default
+    cdef dict lacking = {}
+    cdef list left = []
+    cdef Py_ssize_t without
+    for name, count, at, unknown in plan:
+        buckets, place, default = count, at, unknown
+        if not 0 <= place < width or buckets == 0:
+            raise ValueError(f"found column {place} and {buckets} buckets, expected one of {width} columns and a bucket")
+        column = columns.get(name)
+        if column is None:
+            for row in range(rows):
+                codes_NC[row, place] = default
+            if rows:
+                lacking[name] = rows
+            continue
+        values = getattr(column, "values", None)
+        if values is None or column.indices is not None:
+            left.append(name)
+            continue
+        missing = column.missing
+        try:
+            values_N = values
+            missing_N = None if missing is None else missing.view("u1")
+        except (ValueError, TypeError):
+            left.append(name)
+            continue
+        if values_N.shape[0] != rows or (missing is not None and missing_N.shape[0] != rows):
+            left.append(name)
+            continue
         for row in range(rows):
-            key = <uint64_t> values_N[row] + <uint64_t> 0x9E3779B97F4A7C15
-            key = (key ^ (key >> 30)) * <uint64_t> 0xBF58476D1CE4E5B9
-            key = (key ^ (key >> 27)) * <uint64_t> 0x94D049BB133111EB
-            key ^= key >> 31
-            codes_NC[row, column] = first_code + <int32_t> (key % buckets)
+            codes_NC[row, place] = first_code + <int32_t> (mixed(<uint64_t> values_N[row]) % buckets)
+        if missing is not None:
+            without = 0
+            for row in range(rows):
+                if missing_N[row]:
+                    codes_NC[row, place] = default
+                    without += 1
+            if without:
+                lacking[name] = without
+    return lacking, left
+
+
+def hash_values(object values not None, list plan not None, int32_t[:, :] codes_1C not None, int first_code):
+    """Write the codes of one row's features of hashed integers, as `hash_columns` does of Python's integers.
+
+    Returns:
+        1 for each feature without a value; None where a value is no integer of 64 bits.
+    """
+    cdef Py_ssize_t width = codes_1C.shape[1], place
+    cdef long long key
+    cdef int overflow
+    cdef uint64_t buckets
+    cdef dict lacking = {}
+    if codes_1C.shape[0] != 1:
+        raise ValueError(f"found {codes_1C.shape[0]} rows, expected 1")
+    for name, count, at, default in plan:
+        buckets, place = count, at
+        if not 0 <= place < width or buckets == 0:
+            raise ValueError(f"found column {place} and {buckets} buckets, expected one of {width} columns and a bucket")
+        value = values.get(name)
+        if value is None:
+            codes_1C[0, place] = default
+            lacking[name] = 1
+            continue
+        if type(value) is not int:
+            return None
+        key = PyLong_AsLongLongAndOverflow(value, &overflow)
+        if overflow:
+            return None
+        codes_1C[0, place] = first_code + <int32_t> (mixed(<uint64_t> key) % buckets)
+    return lacking
 
 
 def all_finite(object arrays not None):

@@ -11,7 +11,7 @@ Legend: N rows, C code columns, V value columns, L a list feature's max_length.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -88,6 +88,11 @@ class PartEncoder:
             and isinstance(feature.encoding, HashEncoding)
             and feature.value_type == "integer"
         }
+        self.hash_plan = [
+            (name, buckets, self._place[name], self.default_codes[name]) for name, buckets in self._hash_buckets.items()
+        ]
+        """Of each feature of hashed integers: name, buckets, column, and the code where there is no value."""
+        self._other_codes = tuple(f for f in self.code_features if f.name not in self._hash_buckets)
 
     def encode(self, columns: Mapping[str, Column | ListColumn], rows: int) -> EncodedPart:
         """Return the model input of `rows` rows; a feature without a column is missing in every row.
@@ -102,14 +107,22 @@ class PartEncoder:
             raise UnknownFeature(
                 f"feature {min(unknown)!r}", found="an unknown name", expected=f"one of {_shortened(self.names)}"
             )
-        for name, column in columns.items():
-            if len(column) != rows:
-                raise WrongLength(f"feature {name!r}", found=f"{len(column)} rows", expected=f"{rows} rows")
         codes_NC = np.empty((rows, self.code_columns), dtype=np.int32)
         values_NV = np.empty((rows, self.value_columns), dtype=np.float32)
         missing: dict[str, int] = {}
-        hashed = self._hash_together(columns, codes_NC)
-        for feature in self.code_features:
+        hashed: Set[str] = frozenset()
+        if loops.compiled is not None:
+            missing, left = loops.compiled.hash_columns(columns, self.hash_plan, codes_NC, FIRST_CODE)
+            hashed = self._hash_buckets.keys() - left if left else self._hash_buckets.keys()
+        for name in columns.keys() - hashed:
+            if len(column := columns[name]) != rows:
+                raise WrongLength(f"feature {name!r}", found=f"{len(column)} rows", expected=f"{rows} rows")
+        if loops.compiled is None:
+            hashed = self._hash_together(columns, codes_NC)
+            features = self.code_features
+        else:
+            features = self._other_codes if not left else tuple(f for f in self.code_features if f.name not in hashed)
+        for feature in features:
             at, known = self._place[feature.name], feature.name in hashed
             out_NC = codes_NC[:, at : at + feature.columns]
             lacking = self._fill_codes(feature, columns.get(feature.name), out_NC, known=known)
@@ -133,6 +146,10 @@ class PartEncoder:
     def _rows(self) -> RowEncoder:
         return RowEncoder(self, transformed)
 
+    def columns_of(self, feature: Feature) -> range:
+        """Return the columns that hold a feature's codes."""
+        return range(self._place[feature.name], self._place[feature.name] + feature.columns)
+
     def columns_from_python(self, columns: Mapping[str, Sequence[object]]) -> dict[str, Column | ListColumn]:
         """Return typed columns from lists of Python values, where None is missing.
 
@@ -154,13 +171,13 @@ class PartEncoder:
         return typed
 
     def _hash_together(self, columns: Mapping[str, Column | ListColumn], codes_NC: Codes) -> frozenset[str]:
-        """Write the codes of all features of hashed integers at once: a request is short, and calls cost.
+        """Write the codes of all features of hashed integers at once, by numpy: a request is short, and calls cost.
 
         Returns:
             Those features, where the values were what is expected of them.
         """
         rows = len(codes_NC)
-        if rows > _ROWS_HASHED_TOGETHER and loops.compiled is None:
+        if rows > _ROWS_HASHED_TOGETHER:
             return frozenset()
         plain = {
             name: column.values
@@ -172,12 +189,8 @@ class PartEncoder:
         if not plain:
             return frozenset()
         buckets, places = [self._hash_buckets[name] for name in plain], [self._place[name] for name in plain]
-        if loops.compiled is not None:
-            values_HN = [np.ascontiguousarray(values, dtype=np.int64) for values in plain.values()]
-            loops.compiled.hash_into(values_HN, buckets, places, codes_NC, FIRST_CODE)
-        else:
-            joined_HN = np.concatenate(list(plain.values()), dtype=np.int64, casting="unsafe").reshape(len(plain), rows)
-            codes_NC[:, places] = hash_codes(joined_HN, np.array(buckets, dtype=np.uint64)[:, None]).T
+        joined_HN = np.concatenate(list(plain.values()), dtype=np.int64, casting="unsafe").reshape(len(plain), rows)
+        codes_NC[:, places] = hash_codes(joined_HN, np.array(buckets, dtype=np.uint64)[:, None]).T
         return frozenset(plain)
 
     def _fill_codes(

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bundle import loops
 from bundle.features import (
     FIRST_CODE,
     MISSING_CODE,
@@ -49,19 +50,56 @@ class RowEncoder:
     def __init__(self, part: PartEncoder, transformed: Transformed) -> None:
         """Take the features of a part with its look-ups and defaults, and what transforms numbers."""
         self._names = part.names
-        self._codes = [
-            (f.name, part.default_codes[f.name], f.columns, isinstance(f, CategoricalListFeature), _code_of(f, part))
-            for f in part.code_features
-        ]
+        self._width = part.code_columns
+        self._codes = _CodesOf(part.code_features, part)
+        self._hash_plan = part.hash_plan
+        hashed = {name for name, *_ in part.hash_plan}
+        self._other_codes = _CodesOf([f for f in part.code_features if f.name not in hashed], part)
         self._values = [_Standardised(feature, transformed) for feature in part.value_features]
 
     def encode(self, values: Mapping[str, object]) -> Row | None:
         """Return the model input of one row, None and absent names being missing; None where a value is not taken."""
         if not values.keys() <= self._names:
             return None
+        codes_1C = np.empty((1, self._width), dtype=np.int32)
+        if loops.compiled is None:
+            missing = self._codes.write({}, values, codes_1C)
+        else:
+            missing = loops.compiled.hash_values(values, self._hash_plan, codes_1C, FIRST_CODE)
+            if missing is not None:
+                missing = self._other_codes.write(missing, values, codes_1C)
+        if missing is None:
+            return None
+        numbers: list[float] = []
+        for feature in self._values:
+            value = values.get(feature.name)
+            if value is None:
+                missing[feature.name] = 1
+                numbers += feature.when_missing
+            else:
+                number = feature.scaled(value)
+                if number is None:
+                    return None
+                numbers += (number, 0.0)
+        return codes_1C, np.array([numbers], dtype=np.float32), missing
+
+
+class _CodesOf:
+    """Some of a part's features with code columns."""
+
+    def __init__(self, features: Sequence[Feature], part: PartEncoder) -> None:
+        self._features = [
+            (f.name, part.default_codes[f.name], f.columns, isinstance(f, CategoricalListFeature), _code_of(f, part))
+            for f in features
+        ]
+        self._columns = np.array([at for f in features for at in part.columns_of(f)], dtype=np.intp)
+
+    def write(self, missing: dict[str, int], values: Mapping[str, object], codes_1C: Codes) -> dict[str, int] | None:
+        """Write their codes of one row; return what was missing and what is; None where a value is not taken."""
+        if not self._features:
+            return missing
         codes: list[int] = []
-        missing: dict[str, int] = {}
-        for name, default, columns, is_list, code_of in self._codes:
+        for name, default, columns, is_list, code_of in self._features:
             value = values.get(name)
             if value is None:
                 codes += [default] * columns
@@ -81,18 +119,8 @@ class RowEncoder:
                 if code is None:
                     return None
                 codes.append(code)
-        numbers: list[float] = []
-        for feature in self._values:
-            value = values.get(feature.name)
-            if value is None:
-                missing[feature.name] = 1
-                numbers += feature.when_missing
-            else:
-                number = feature.scaled(value)
-                if number is None:
-                    return None
-                numbers += (number, 0.0)
-        return np.array([codes], dtype=np.int32), np.array([numbers], dtype=np.float32), missing
+        codes_1C[0, self._columns] = codes
+        return missing
 
 
 def _code_of(feature: Feature, part: PartEncoder) -> Encode:

@@ -92,12 +92,36 @@ def test_many_features_are_hashed_at_once_as_one_by_one(hash_loops, asked, data)
             assert encoder.encode(columns, rows).codes_NC.T.tolist() == (wanted_CN if rows else [[]] * len(features))
 
 
-@pytest.mark.parametrize(("rows", "column", "buckets"), [(3, 0, 5), (2, 1, 5), (2, -1, 5), (2, 0, 0)])
-def test_hashing_refuses_arrays_that_do_not_fit(hash_loops, rows, column, buckets):
-    codes_NC = np.zeros((2, 1), dtype=np.int32)
-    with pytest.raises(ValueError, match="expected 2 for one of 1 columns"):
-        hash_loops.hash_into([np.arange(rows)], [buckets], [column], codes_NC, FIRST_CODE)
-    assert not codes_NC.any()
+@pytest.mark.parametrize(("column", "buckets"), [(1, 5), (-1, 5), (0, 0)])
+def test_hashing_refuses_a_plan_that_does_not_fit(hash_loops, column, buckets):
+    codes_1C, plan = np.zeros((1, 1), dtype=np.int32), [("a", buckets, column, 0)]
+    for hashing, values in ((hash_loops.hash_columns, Column(np.arange(1))), (hash_loops.hash_values, 1)):
+        with pytest.raises(ValueError, match="expected one of 1 columns and a bucket"):
+            hashing({"a": values}, plan, codes_1C, FIRST_CODE)
+    assert not codes_1C.any()
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        Column(np.arange(3)), Column(np.arange(2, dtype=np.int32)), Column(np.arange(4)[::2]),
+        Column(np.arange(5), None, np.array([4, 0])), Column(np.array(["a", "b"])),
+        Column(np.arange(2), np.zeros(3, dtype=bool)), ListColumn(Column(np.arange(2)), np.arange(3)),
+    ],
+)  # fmt: skip
+def test_what_is_not_common_is_left_to_others(hash_loops, column):
+    codes_NC, plan = np.full((2, 2), -7, dtype=np.int32), [("a", 5, 0, 0), ("b", 5, 1, 9)]
+    assert hash_loops.hash_columns({"a": column}, plan, codes_NC, FIRST_CODE) == ({"b": 2}, ["a"])
+    assert codes_NC.tolist() == [[-7, 9], [-7, 9]]
+
+
+def test_a_column_of_too_few_rows_is_refused_with_and_without_compiled_loops(hash_loops):
+    encoder = PartEncoder([category(HashEncoding(buckets=5)).model_copy(update={"name": name}) for name in "ab"])
+    for loops in (hash_loops, None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("bundle.loops.compiled", loops)
+            with pytest.raises(WrongLength, match="'b'"):
+                encoder.encode({"a": Column(np.arange(2)), "b": Column(np.arange(3))}, 2)
 
 
 @settings(max_examples=60)
