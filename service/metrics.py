@@ -8,6 +8,7 @@ on rising over a restart) and the supervisor shows their sum.
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -144,12 +145,12 @@ class Metrics:
 
     def note_stage(self, name: str, seconds: float) -> None:
         """Note how long a stage took."""
-        self._stage(name).observe(seconds)
+        observe(self._stage(name), seconds)
 
     def note_parsed(self, taken: str, given: str, candidates: int) -> None:
         """Note the encodings and the size of a rank request."""
         self._encoding(taken, given).inc()
-        self.candidates.observe(candidates)
+        observe(self.candidates, candidates)
 
     def note_sources(self, sources: Mapping[str, int]) -> None:
         """Note where candidates' features come from."""
@@ -165,7 +166,16 @@ class Metrics:
     def note_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Note an answered request."""
         self._request(route, method, status).inc()
-        self._route(route).observe(seconds)
+        observe(self._route(route), seconds)
+
+
+def observe(histogram: Histogram, amount: float) -> None:
+    """Do what `histogram.observe` does, in a third of the steps: seven of them are a tenth of a small request's work.
+
+    It stands on what prometheus-client calls its own (a test holds both equal): the bounds, their counters, the sum.
+    """
+    histogram._sum.inc(amount)
+    histogram._buckets[bisect_left(histogram._upper_bounds, amount)].inc(1)
 
 
 class SupervisorMetrics:

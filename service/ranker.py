@@ -26,9 +26,11 @@ from service.logs import EXPOSURES, fields
 from service.metrics import Metrics
 from service.record import Record
 from service.snapshot import Snapshot
+from service.wire.document import OneRow
 from service.wire.request import RankRequest, RawColumn, first_value, numbers, plain
 
 _EXPOSURES = logging.getLogger(EXPOSURES)
+_TYPED = frozenset({Column, ListColumn})
 GROUP = "group"
 """The key of rerank rules that a candidate's `group` gives."""
 
@@ -149,7 +151,7 @@ def encode(request: RankRequest, snapshot: Snapshot) -> tuple[EncodedPart, ItemI
         request_part = _request_row(request, snapshot)
         if request_part is None:
             check_side(snapshot, "user", request.user)
-            columns = typed(encoder.request, request.user)
+            columns = dict(typed(encoder.request, request.user))
             where = "context"
             check_side(snapshot, "context", request.context)
             columns |= typed(encoder.request, request.context)
@@ -162,15 +164,12 @@ def encode(request: RankRequest, snapshot: Snapshot) -> tuple[EncodedPart, ItemI
 
 def _request_row(request: RankRequest, snapshot: Snapshot) -> EncodedPart | None:
     """Return the model input of user and context; None where they come typed, or not all of it is right."""
-    user, context, sides = request.user, request.context, snapshot.sides
+    if not (isinstance(request.user, OneRow) and isinstance(request.context, OneRow)):
+        return None
+    user, context, sides = request.user.values_by_name, request.context.values_by_name, snapshot.sides
     if not (user.keys() <= sides["user"] and context.keys() <= sides["context"]):
         return None
-    row: dict[str, object] = {}
-    for name, column in (*user.items(), *context.items()):
-        if type(column) is not tuple:
-            return None
-        row[name] = column[0]
-    return snapshot.model.encoder.request.encode_row(row)
+    return snapshot.model.encoder.request.encode_row({**user, **context})
 
 
 def predict(snapshot: Snapshot, user_part: EncodedPart, items: ItemInput) -> Predicted:
@@ -198,8 +197,10 @@ def check_side(snapshot: Snapshot, side: str, columns: Mapping[str, RawColumn]) 
         raise UnknownFeature(f"feature {min(unknown)!r}", found=f"no {side} feature", expected=expected)
 
 
-def typed(encoder: PartEncoder, columns: Mapping[str, RawColumn]) -> dict[str, Column | ListColumn]:
+def typed(encoder: PartEncoder, columns: Mapping[str, RawColumn]) -> Mapping[str, Column | ListColumn]:
     """Return typed columns; Python values are converted, typed ones kept."""
+    if _TYPED.issuperset(map(type, columns.values())):
+        return columns  # type: ignore[return-value]  # all of them are
     ready = {name: column for name, column in columns.items() if isinstance(column, Column | ListColumn)}
     raw = {name: column for name, column in columns.items() if not isinstance(column, Column | ListColumn)}
     return ready | encoder.columns_from_python(raw) if raw else ready

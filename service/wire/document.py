@@ -6,7 +6,7 @@ JSON path where there is one. Other encodings carry a `RankHead` as JSON beside 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -123,8 +123,8 @@ def request_of(
         request_id=head.request_id or request_id,
         user_id=head.user.id,
         ids=ids,
-        user=one_row(head.user.features),
-        context=one_row(head.context),
+        user=OneRow(head.user.features),
+        context=OneRow(head.context),
         items=items,
         groups=None if groups is None or groups.count(None) == len(groups) else groups,
         vectors_ND=vectors_of(vectors),
@@ -135,6 +135,27 @@ def request_of(
     )
 
 
-def one_row(features: Mapping[str, object]) -> dict[str, Sequence[object]]:
-    """Return features as columns of one row."""
-    return {name: (value,) for name, value in features.items()}
+class OneRow(Mapping[str, Sequence[object]]):
+    """Features as columns of one row, made when they are asked for: encoding takes the values as they are.
+
+    Attributes:
+        values_by_name: the row's values.
+    """
+
+    __slots__ = ("values_by_name",)
+
+    def __init__(self, values_by_name: Mapping[str, object]) -> None:
+        """Take a row."""
+        self.values_by_name = values_by_name
+
+    def __getitem__(self, name: str) -> Sequence[object]:
+        """Return the column of a feature."""
+        return (self.values_by_name[name],)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the features' names."""
+        return iter(self.values_by_name)
+
+    def __len__(self) -> int:
+        """Return how many features there are."""
+        return len(self.values_by_name)
