@@ -1,4 +1,4 @@
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,4 +17,7 @@ def hash_values(
     codes_1C: NDArray[np.int32],
     first_code: int,
 ) -> dict[str, int] | None: ...
+def find_rows(
+    index_S: NDArray[np.int32], words_MW: NDArray[np.uint64], ids: Sequence[str], found_N: NDArray[np.int32]
+) -> None: ...
 def all_finite(arrays: Iterable[NDArray[np.float32]]) -> bool: ...

@@ -1,12 +1,20 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The loop of `encode.hash_codes` over integers, compiled: of columns, of one row; whether a model's outputs are finite."""
+"""Compiled loops of the contract: hashed integers of columns and of one row, items' rows by id, whether outputs are finite."""
 
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
+from libc.string cimport memchr, memcmp, memcpy, memset
+
 
 cdef extern from "Python.h":
     long long PyLong_AsLongLongAndOverflow(object value, int* overflow) except? -1
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
+
+
+cdef enum:
+    MOST_WORDS = 128  # of an id of 1,024 bytes
+    NO_ROW = -1
 
 
 cdef inline uint64_t mixed(uint64_t key) noexcept nogil:
@@ -108,6 +116,51 @@ def hash_values(object values not None, list plan not None, int32_t[:, :] codes_
             return None
         codes_1C[0, place] = first_code + <int32_t> (mixed(<uint64_t> key) % buckets)
     return lacking
+
+
+def find_rows(const int32_t[::1] index_S not None, const uint64_t[:, ::1] words_MW not None, object ids not None,
+              int32_t[::1] found_N not None):
+    """Write the row of each id, −1 where there is none: `items_index.find_rows` without an array per step.
+
+    Raises:
+        ValueError: an index whose size is no power of two, words that no id can have, or not as many rows as ids.
+    """
+    cdef Py_ssize_t words = words_MW.shape[1], slots = index_S.shape[0], items = words_MW.shape[0]
+    cdef Py_ssize_t n = 0, word, slot, steps, size
+    cdef uint64_t[MOST_WORDS] wanted
+    cdef uint64_t hashed
+    cdef int32_t row
+    cdef int bits = 0
+    cdef const char* text
+    while slots >> bits > 1:
+        bits += 1
+    if slots < 2 or slots != <Py_ssize_t> 1 << bits or not 0 < words <= MOST_WORDS or found_N.shape[0] != len(ids):
+        raise ValueError(f"found {slots} slots, {words} words and {found_N.shape[0]} rows, expected a power of two of "
+                         f"slots, 1 to {MOST_WORDS} words and {len(ids)} rows")
+    for id_ in ids:
+        try:
+            text = PyUnicode_AsUTF8AndSize(id_, &size)
+        except UnicodeEncodeError:  # a lone surrogate
+            id_ = id_.encode("utf-8", "surrogatepass")
+            text, size = id_, len(id_)
+        found_N[n] = NO_ROW
+        if size <= 8 * words and memchr(text, 0, size) == NULL:
+            memset(wanted, 0, 8 * words)
+            memcpy(wanted, text, size)
+            hashed = <uint64_t> 0x9E3779B97F4A7C15
+            for word in range(words):
+                hashed = (hashed ^ wanted[word]) * <uint64_t> 0xD6E8FEB86659FD93
+                hashed ^= hashed >> 32
+            slot = <Py_ssize_t> ((hashed * <uint64_t> 0xD6E8FEB86659FD93) >> (64 - bits))
+            for steps in range(slots):
+                row = index_S[slot]
+                if row < 0 or row >= items:
+                    break
+                if memcmp(&words_MW[row, 0], wanted, 8 * words) == 0:
+                    found_N[n] = row
+                    break
+                slot = (slot + 1) & (slots - 1)
+        n += 1
 
 
 def all_finite(object arrays not None):

@@ -14,6 +14,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from bundle import loops
 from bundle.errors import ItemIdInvalid
 
 Words = NDArray[np.uint64]
@@ -92,6 +93,10 @@ def build_index(words_MW: Words) -> Rows:
 
 def find_rows(index: Rows, words_MW: Words, ids: Sequence[str]) -> Rows:
     """Return the row of each id [N], −1 where there is none."""
+    if loops.compiled is not None:
+        found_N = np.empty(len(ids), dtype=np.int32)
+        loops.compiled.find_rows(index, words_MW, ids, found_N)
+        return found_N
     wanted_NW, beyond_N = words_of(ids, words_MW.shape[1])
     slot_N = _first_slot(wanted_NW, len(index))
     found_N = index[slot_N]

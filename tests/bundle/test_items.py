@@ -37,13 +37,33 @@ def table_of(ids):
 
 @given(st.lists(st.one_of(texts, st.integers().map(str)), unique=True, min_size=1, max_size=60), st.lists(texts))
 @settings(max_examples=80, deadline=None)
-def test_every_id_is_found_at_its_row_and_no_other_is(ids, others):
+def test_every_id_is_found_at_its_row_and_no_other_is(hash_loops, ids, others):
     index, words = table_of(ids)
-    assert find_rows(index, words, ids).tolist() == list(range(len(ids)))
-    expected = [ids.index(other) if other in ids else -1 for other in others]
-    assert find_rows(index, words, others).tolist() == expected
-    padded = [text + "\0" for text in ids] + [text + "x" * 2000 for text in ids]
-    assert (find_rows(index, words, padded) == -1).all()
+    for loops in (hash_loops, None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("bundle.loops.compiled", loops)
+            assert find_rows(index, words, ids).tolist() == list(range(len(ids)))
+            expected = [ids.index(other) if other in ids else -1 for other in others]
+            assert find_rows(index, words, others).tolist() == expected
+            padded = [text + "\0" for text in ids] + [text + "x" * 2000 for text in ids]
+            assert (find_rows(index, words, [*padded, "", "\ud800"]) == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("slots", "words", "rows"), [(3, 1, 1), (0, 1, 1), (1, 1, 1), (4, 0, 1), (4, 129, 1), (4, 1, 2)]
+)
+def test_the_compiled_look_up_refuses_an_index_that_cannot_be(hash_loops, slots, words, rows):
+    index, ids = np.full(slots, -1, dtype=np.int32), np.zeros((1, words), dtype=np.uint64)
+    with pytest.raises(ValueError, match="expected a power of two"):
+        hash_loops.find_rows(index, ids, ["a"], np.zeros(rows, dtype=np.int32))
+
+
+def test_the_compiled_look_up_ends_in_a_full_index_and_never_leaves_the_table(hash_loops):
+    found, words = np.zeros(2, dtype=np.int32), np.arange(1, 3, dtype=np.uint64)[:, None]
+    hash_loops.find_rows(np.array([0, 1, 0, 1], dtype=np.int32), words, ["a", "b"], found)
+    assert found.tolist() == [-1, -1]
+    hash_loops.find_rows(np.full(4, 2**31 - 1, dtype=np.int32), words, ["a", "b"], found)
+    assert found.tolist() == [-1, -1]
 
 
 def test_a_number_and_its_look_alikes_are_different_ids():
