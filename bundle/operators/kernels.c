@@ -363,16 +363,22 @@ INLINE int byte_networks(int level, const ByteNetworks *n, int64_t rows, const u
         return 0;
     uint8_t *input = scratch, *between[2] = {scratch + BLOCK_ROWS * deepest, scratch + 2 * BLOCK_ROWS * deepest};
     int32_t *padded = (int32_t *)(scratch + 3 * BLOCK_ROWS * deepest), *bias = padded;
+    int32_t *natural = (int32_t *)scratch; /* a layer's biases in order; the blocks are not in use yet */
     for (int l = 0; l < n->layers; l++) {
         const int64_t outputs = n->widths[l + 1], wide = up_to(outputs, GROUP);
         const int rounded = l == 0 && share;
         for (int e = 0; e < n->networks; e++, bias += wide) {
-            for (int h = 0; h < wide; h++) {
-                const int at = place_in_group(h);
-                const uint32_t more = l ? 0 : (uint32_t)n->from_zero_point[e * wide + at];
-                const int32_t given = h >= outputs ? 0 : rounded ? whole(share[h]) : biases[h];
-                bias[at] = h < outputs ? (int32_t)((uint32_t)given + more) : 0;
-            }
+            memset(natural, 0, 4 * wide);
+            if (rounded)
+                for (int64_t h = 0; h < outputs; h++)
+                    natural[h] = whole(share[h]);
+            else
+                memcpy(natural, biases, 4 * outputs);
+            for (int64_t h = 0; h < wide; h += 4) /* four outputs that lie side by side do so in their group's panels */
+                memcpy(bias + place_in_group((int)h), natural + h, 16);
+            if (l == 0)
+                for (int64_t h = 0; h < wide; h++)
+                    bias[h] = (int32_t)((uint32_t)bias[h] + (uint32_t)n->from_zero_point[e * wide + h]);
             if (rounded)
                 share += outputs;
             else
