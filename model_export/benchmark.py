@@ -175,7 +175,7 @@ def _write_graphs(subject: Subject, items: SampleRows, folder: Path) -> dict[str
                 items.request(0, np.arange(len(items.codes)), tensors)
             ])  # fmt: skip
             graphs[f"{name}, {called}"] = _write_cut(folder / f"{name}-{kind}", cut, items, tensors)
-    if operators.instructions() is not None:
+    if operators.usable():
         (folder / FUSED).mkdir()
         FusedInt8Graph(quantised, tensors).write(folder / FUSED)
         graphs[FUSED] = Graph(folder / FUSED / MODEL_FILE, open_session(folder / FUSED / MODEL_FILE), True)
@@ -191,7 +191,7 @@ def _write_cut(folder: Path, cut: Cut, items: SampleRows, tensors: tuple[Tensor,
     folder.mkdir()
     weights = WeightsFile(folder)
     cut.write(folder, weights)
-    if isinstance(cut, IntegerCut) and operators.instructions() is not None:
+    if isinstance(cut, IntegerCut) and operators.usable():
         cut.write_fused(folder, weights)
     session, path = CutSession(folder), folder / "rows.npy"
     with GrowingArray(path, np.dtype(cut.row.dtype), int(cut.row.shape[1])) as array:
