@@ -175,7 +175,11 @@ class Provenance(_Model):
 
 
 class Manifest(_Model):
-    """The whole of manifest.json."""
+    """The whole of manifest.json.
+
+    Attributes:
+        fused: version of the operators that the fused graphs are of; None where there are none.
+    """
 
     schema_version: Literal[1] = 1
     architecture: str
@@ -186,6 +190,7 @@ class Manifest(_Model):
     precision: Literal["fp32", "int8"] = "fp32"
     parity: Parity
     precision_gate: PrecisionGate | None = None
+    fused: int | None = Field(default=None, ge=1, exclude_if=lambda fused: fused is None)
     items: ItemTableEntry | None = None
     files: dict[str, FileEntry]
     offline_metrics: dict[str, object] = {}
@@ -211,6 +216,8 @@ class Manifest(_Model):
             needed += [ROWS_MODEL_FILE, ITEM_ENCODER_FILE, ITEMS_GOLDEN_FILE]
             if (self.items.precision_gate is not None) != (self.precision == "int8"):
                 raise ValueError("items.precision_gate must be given for int8, and for no other precision")
+        if self.fused is not None:
+            needed += [FUSED_MODEL_FILE] if self.items is None else [FUSED_MODEL_FILE, FUSED_ROWS_MODEL_FILE]
         for file in needed:
             if file not in self.files:
                 raise ValueError(f"files must list {file}")

@@ -65,12 +65,6 @@ class Bundle:
         return self.folder / ROWS_MODEL_FILE
 
     @property
-    def has_fused_graphs(self) -> bool:
-        """Whether there are the same graphs in operators of our own (`bundle.operators`)."""
-        wanted = {FUSED_MODEL_FILE} if self.manifest.items is None else {FUSED_MODEL_FILE, FUSED_ROWS_MODEL_FILE}
-        return wanted <= set(self.manifest.files)
-
-    @property
     def fused_model_path(self) -> Path:
         """Path of the ONNX graph in operators of our own."""
         return self.folder / FUSED_MODEL_FILE

@@ -172,7 +172,7 @@ def _export(args: argparse.Namespace) -> int:
     )
     if gate is not None:
         console.print(_gate_table(gate))
-        fused = "a fused graph lies beside the stock one" if bundle.has_fused_graphs else _why_not_fused()
+        fused = "a fused graph lies beside the stock one" if manifest.fused else _why_not_fused()
         console.print(f"{fused} (docs/serving.md#fused-graphs)")
     if manifest.items is not None:
         console.print(_item_lines(manifest.items))
@@ -182,7 +182,7 @@ def _export(args: argparse.Namespace) -> int:
         document = parity.model_dump() | {"precision": manifest.precision}
         document |= {"precision_gate": None if gate is None else gate.model_dump()}
         document |= {
-            "fused": bundle.has_fused_graphs,
+            "fused": manifest.fused,
             "items": None if manifest.items is None else manifest.items.model_dump(),
         }
         write_file(args.json, json.dumps(document, indent=1).encode())

@@ -72,13 +72,15 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True)
 class _Graph:
-    """A written and checked graph: what the manifest says of it, golden request, P(task) of the sample, item table."""
+    """A written and checked graph: what the manifest says of it, golden request, P(task) of the sample, item table, and
+    the version of the operators that fused ones are of."""
 
     parity: Parity
     golden: Golden
     p_BT: NDArray[Any]
     gate: PrecisionGate | None = None
     items: ItemTableEntry | None = None
+    fused: int | None = None
 
 
 def export_run(
@@ -118,6 +120,7 @@ def export_run(
             precision=precision,
             parity=graph.parity,
             precision_gate=graph.gate,
+            fused=graph.fused,
             items=graph.items,
             files=dict(listed(folder)),
             offline_metrics={"validation": run.result()["best"]},
@@ -248,7 +251,7 @@ def _write_int8(folder: Path, network: Network, rows: SampleRows, run: Run, item
         if fused:
             cut.write_fused(folder, weights)
             _check_fused(CutSession(folder), CutSession(folder, FUSED_ROWS_MODEL_FILE), rows, inputs)
-    return _Graph(parity, golden, p_BT, gate, entry)
+    return _Graph(parity, golden, p_BT, gate, entry, operators.VERSION if fused else None)
 
 
 def _check_fused(stock: Session, fused: Session, rows: SampleRows, inputs: tuple[Tensor, ...]) -> None:

@@ -65,7 +65,8 @@ class Engine:
     def __init__(self, bundle: Bundle, warmup_runs: int = 1, *, stock_graphs: bool = False) -> None:
         """Load the graphs, check them against the manifest, warm them up and replay the golden requests.
 
-        Where there are graphs in operators of our own and these are usable, they serve; with `stock_graphs`, never.
+        Where there are graphs in operators of our own, of the version that is here and usable, they serve; with
+        `stock_graphs`, never.
         Weights in external files are memory-mapped by ONNX Runtime, so that processes share their pages.
 
         Raises:
@@ -75,7 +76,7 @@ class Engine:
         """
         manifest = bundle.manifest
         self._manifest = manifest
-        self.fused = bundle.has_fused_graphs and operators.usable() and not stock_graphs
+        self.fused = manifest.fused == operators.VERSION and operators.usable() and not stock_graphs
         """Whether graphs in operators of our own serve."""
         whole = bundle.fused_model_path if self.fused else bundle.model_path
         self._whole = _Graph(whole, manifest.inputs, manifest.outputs)

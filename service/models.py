@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bundle import operators
 from bundle.encode import SchemaEncoder
 from bundle.errors import BundleError, FileMissing, KeyInvalid, SignatureInvalid
 from bundle.files import sha256_of
@@ -178,8 +179,10 @@ class ModelRepository:
         self._metrics.versioned.show(("model", model.name), {info: 1})
         show_distributions(self._metrics, model)
         self._metrics.reload_time.labels("model").set_to_current_time()
-        graph = "fused" if model.engine.fused else "stock"
+        graph, of = "fused" if model.engine.fused else "stock", model.manifest.fused
         about = f"{model.manifest.architecture}, {model.manifest.precision}, {graph} graph"
+        if of is not None and of != operators.VERSION:
+            about += f"; its fused graph is of operators {of}, here are {operators.VERSION}: export it anew"
         _LOG.info("model %s/%d serves (%s)", model.name, model.version, about)
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["DOMAIN", "instructions", "library", "register", "usable"]
+__all__ = ["DOMAIN", "VERSION", "instructions", "library", "register", "usable"]
 
 DOMAIN = "dlen"
+VERSION = 1
+"""Of the operators. A fused graph of another version is not run: to be raised with any change that a graph can see."""
 
 try:
     from bundle.operators import native

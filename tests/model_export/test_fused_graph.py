@@ -116,12 +116,12 @@ def test_networks_too_deep_for_the_operators_have_no_fused_graph(make_network, r
 def test_a_bundle_of_int8_holds_a_fused_graph_and_one_of_fp32_none(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(write, "check_gate", lambda *_: None)  # of 1,200 rows
     int8 = export_run(trained, tmp_path / "int8" / "1", "int8")
-    assert int8.has_fused_graphs
+    assert int8.manifest.fused == operators.VERSION
     assert int8.fused_model_path.exists()
-    assert not export_run(trained, tmp_path / "fp32" / "1", "fp32").has_fused_graphs
+    assert not export_run(trained, tmp_path / "fp32" / "1", "fp32").manifest.fused
     monkeypatch.setattr(operators, "native", None)
     without = export_run(trained, tmp_path / "without" / "1", "int8")
-    assert not without.has_fused_graphs
+    assert not without.manifest.fused
     assert read_bundle(without.folder).manifest.precision == "int8"
 
 
@@ -143,6 +143,8 @@ def test_the_service_runs_the_fused_graph_where_it_can(trained, tmp_path, monkey
         found, wanted = fused.predict(request, some), stock.predict(request, some)
         np.testing.assert_allclose(found.p_NT, wanted.p_NT, atol=1e-3)
         np.testing.assert_allclose(found.p_up_N, wanted.p_up_N, atol=1e-3)
+    monkeypatch.setattr(operators, "VERSION", operators.VERSION + 1)  # a service that is newer than its bundle
+    assert not Engine(bundle).fused
     monkeypatch.undo()
     monkeypatch.setattr(operators, "native", None)
     assert not Engine(bundle).fused
