@@ -66,7 +66,7 @@ class Settings(BaseModel):
         "threads; 0 never, nor with several threads.",
     )
     max_in_flight: int = Field(
-        default=32, ge=1, le=10_000, description="Most requests that a worker holds at a time; `queue_ms` allows fewer."
+        default=64, ge=1, le=10_000, description="Most requests that a worker holds at a time; `queue_ms` allows fewer."
     )
     queue_ms: float = Field(
         default=100.0,
