@@ -11,9 +11,12 @@
 
 #define DOMAIN "dlen"
 #define MOST_INPUTS 7
-#define MOST_SIZE (1 << 24)
+#define MOST_SIZE (1 << 20) /* so that nine products of three stay within 64 bits */
+
+typedef struct Operator Operator;
 
 typedef struct {
+    const Operator *operator;
     const OrtApi *api;
     pthread_mutex_t packing;
     int packed; /* read and written atomically */
@@ -29,17 +32,16 @@ typedef struct {
     int64_t count; /* of elements; −1 where an optional input is not given */
 } Input;
 
-typedef OrtStatus *(*Run)(Kernel *kernel, OrtKernelContext *context, const Input *inputs);
-
-/* An operator and what ONNX Runtime asks about it. */
-typedef struct {
+/* An operator and what ONNX Runtime asks about it. `open` takes the constants, at a kernel's first run. */
+struct Operator {
     OrtCustomOp op;
     const char *name;
     int inputs, required, outputs;
     int input_types[MOST_INPUTS];
     int output_type;
-    Run run;
-} Operator;
+    OrtStatus *(*open)(Kernel *kernel, const Input *inputs);
+    OrtStatus *(*run)(Kernel *kernel, OrtKernelContext *context, const Input *inputs);
+};
 
 static const Operator *of(const OrtCustomOp *op) { return (const Operator *)op; }
 
@@ -118,16 +120,17 @@ static OrtStatus *open_networks(Kernel *kernel, const Input *in) {
     n->stride = numbers[3];
     n->offset = numbers[4];
     kernel->offset_in_share = numbers[5];
-    int64_t weights = 0, scales = 0;
+    uint64_t weights = 0;
+    int64_t scales = 0;
     for (int l = 0; l < n->layers; l++) {
-        weights += n->networks * (int64_t)n->widths[l] * n->widths[l + 1];
+        weights += (uint64_t)n->networks * n->widths[l] * n->widths[l + 1];
         scales += n->networks * (int64_t)n->widths[l + 1];
     }
     if (n->layers < 1 || n->networks < 1 || n->zero_point > 255 || n->stride < 1 ||
         n->offset + (n->own_input ? n->networks : 1) * (int64_t)n->widths[0] > n->stride)
         return refuse(kernel, "layout: networks read beyond a row");
-    if (in[2].count != weights)
-        return misfit(kernel, "weights", in[2].count, weights);
+    if ((uint64_t)in[2].count != weights)
+        return misfit(kernel, "weights", in[2].count, (int64_t)weights);
     if (in[3].count != scales)
         return misfit(kernel, "scales", in[3].count, scales);
     for (int64_t i = 0; i < scales; i++)
@@ -172,17 +175,18 @@ static OrtStatus *open_mixtures(Kernel *kernel, const Input *in) {
     m->experts = (int)numbers[1];
     m->softmax = numbers[2] != 0;
     m->outputs = (int)numbers[3];
-    int64_t weights = 0, biases = 0;
+    uint64_t weights = 0;
+    int64_t biases = 0;
     for (int l = 0; l < m->layers; l++) {
-        weights += m->mixtures * (int64_t)m->widths[l] * m->widths[l + 1];
+        weights += (uint64_t)m->mixtures * m->widths[l] * m->widths[l + 1];
         biases += m->mixtures * (int64_t)m->widths[l + 1];
     }
-    weights += m->mixtures * (int64_t)m->widths[m->layers] * m->outputs;
+    weights += (uint64_t)m->mixtures * m->widths[m->layers] * m->outputs;
     biases += m->outputs;
     if (m->mixtures < 1 || m->experts < 1 || (m->layers && m->outputs < 1))
         return refuse(kernel, "layout: no mixtures, experts or outputs");
-    if (m->outputs && in[3].count != weights)
-        return misfit(kernel, "weights", in[3].count, weights);
+    if (m->outputs && (uint64_t)in[3].count != weights)
+        return misfit(kernel, "weights", in[3].count, (int64_t)weights);
     if (m->outputs && in[4].count != biases)
         return misfit(kernel, "biases", in[4].count, biases);
     return pack_mixtures(m, in[3].data, in[4].data) ? NULL : no_memory(kernel);
@@ -360,9 +364,21 @@ static OrtStatus *run_head(Kernel *kernel, OrtKernelContext *context, const Inpu
 
 /* ---- what ONNX Runtime asks */
 
-static OrtStatus *create_kernel(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **kernel);
-static OrtStatus *compute(const Operator *operator, OrtStatus *(*open)(Kernel *, const Input *), Kernel *kernel,
-                          OrtKernelContext *context) {
+static OrtStatus *create_kernel(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
+    (void)info;
+    Kernel *k = calloc(1, sizeof *k);
+    if (!k)
+        return api->CreateStatus(ORT_RUNTIME_EXCEPTION, "out of memory");
+    k->operator = of(op);
+    k->api = api;
+    pthread_mutex_init(&k->packing, NULL);
+    *kernel = k;
+    return NULL;
+}
+
+static OrtStatus *compute(void *of_session, OrtKernelContext *context) {
+    Kernel *kernel = of_session;
+    const Operator *operator = kernel->operator;
     Input inputs[MOST_INPUTS];
     for (int i = 0; i < MOST_INPUTS; i++)
         inputs[i] = (Input){NULL, -1};
@@ -374,7 +390,7 @@ static OrtStatus *compute(const Operator *operator, OrtStatus *(*open)(Kernel *,
         return status;
     if (!__atomic_load_n(&kernel->packed, __ATOMIC_ACQUIRE)) {
         pthread_mutex_lock(&kernel->packing);
-        if (!kernel->packed && !(status = open(kernel, inputs)))
+        if (!kernel->packed && !(status = operator->open(kernel, inputs)))
             __atomic_store_n(&kernel->packed, 1, __ATOMIC_RELEASE);
         pthread_mutex_unlock(&kernel->packing);
         if (status)
@@ -424,15 +440,7 @@ static void destroy_kernel(void *kernel) {
     free(k);
 }
 
-static OrtStatus *compute_networks(void *kernel, OrtKernelContext *context);
-static OrtStatus *compute_mixtures(void *kernel, OrtKernelContext *context);
-static OrtStatus *compute_share(void *kernel, OrtKernelContext *context);
-static OrtStatus *compute_linear(void *kernel, OrtKernelContext *context);
-static OrtStatus *compute_gather(void *kernel, OrtKernelContext *context);
-static OrtStatus *compute_gather_floats(void *kernel, OrtKernelContext *context);
-static OrtStatus *compute_head(void *kernel, OrtKernelContext *context);
-
-#define ASKED(compute_it) \
+#define ASKED \
     { \
         .version = ORT_API_VERSION_USED, .GetName = name_of, .GetExecutionProviderType = any_provider, \
         .GetInputType = input_type, .GetInputTypeCount = input_count, .GetOutputType = output_type, \
@@ -440,77 +448,44 @@ static OrtStatus *compute_head(void *kernel, OrtKernelContext *context);
         .GetInputCharacteristic = input_characteristic, .GetOutputCharacteristic = output_characteristic, \
         .GetInputMemoryType = input_memory, .GetVariadicInputMinArity = one, .GetVariadicInputHomogeneity = one, \
         .GetVariadicOutputMinArity = one, .GetVariadicOutputHomogeneity = one, .CreateKernelV2 = create_kernel, \
-        .KernelComputeV2 = compute_it, .GetStartVersion = one, .GetEndVersion = any_version \
+        .KernelComputeV2 = compute, .GetStartVersion = one, .GetEndVersion = any_version \
     }
 
 static const Operator byte_networks = {
-    .op = ASKED(compute_networks), .name = "ByteNetworks", .inputs = 7, .required = 5,
+    .op = ASKED, .name = "ByteNetworks", .inputs = 7, .required = 5,
     .input_types = {TENSOR_UINT8, TENSOR_INT64, TENSOR_INT8, TENSOR_FLOAT, TENSOR_INT32, TENSOR_FLOAT, TENSOR_UINT8},
-    .output_type = TENSOR_UINT8, .outputs = 1, .run = run_networks,
+    .output_type = TENSOR_UINT8, .outputs = 1, .open = open_networks, .run = run_networks,
 };
 static const Operator mixtures = {
-    .op = ASKED(compute_mixtures), .name = "Mixtures", .inputs = 5, .required = 3,
+    .op = ASKED, .name = "Mixtures", .inputs = 5, .required = 3,
     .input_types = {TENSOR_FLOAT, TENSOR_UINT8, TENSOR_INT64, TENSOR_FLOAT, TENSOR_FLOAT},
-    .output_type = TENSOR_FLOAT, .outputs = 1, .run = run_mixtures_of,
+    .output_type = TENSOR_FLOAT, .outputs = 1, .open = open_mixtures, .run = run_mixtures_of,
 };
 static const Operator request_share = {
-    .op = ASKED(compute_share), .name = "RequestShare", .inputs = 6, .required = 6,
+    .op = ASKED, .name = "RequestShare", .inputs = 6, .required = 6,
     .input_types = {TENSOR_FLOAT, TENSOR_INT64, TENSOR_INT8, TENSOR_FLOAT, TENSOR_FLOAT, TENSOR_FLOAT},
-    .output_type = TENSOR_FLOAT, .outputs = 1, .run = run_share,
+    .output_type = TENSOR_FLOAT, .outputs = 1, .open = open_share, .run = run_share,
 };
 static const Operator byte_linear = {
-    .op = ASKED(compute_linear), .name = "ByteLinear", .inputs = 5, .required = 5,
+    .op = ASKED, .name = "ByteLinear", .inputs = 5, .required = 5,
     .input_types = {TENSOR_UINT8, TENSOR_INT64, TENSOR_INT8, TENSOR_FLOAT, TENSOR_FLOAT},
-    .output_type = TENSOR_FLOAT, .outputs = 1, .run = run_byte_linear_of,
+    .output_type = TENSOR_FLOAT, .outputs = 1, .open = open_byte_linear, .run = run_byte_linear_of,
 };
 static const Operator gather_floats = {
-    .op = ASKED(compute_gather_floats), .name = "GatherFloats", .inputs = 4, .required = 4,
+    .op = ASKED, .name = "GatherFloats", .inputs = 4, .required = 4,
     .input_types = {TENSOR_INT32, TENSOR_INT64, TENSOR_INT32, TENSOR_FLOAT},
-    .output_type = TENSOR_FLOAT, .outputs = 1, .run = run_gather_f32,
+    .output_type = TENSOR_FLOAT, .outputs = 1, .open = open_nothing, .run = run_gather_f32,
 };
 static const Operator gather_bytes = {
-    .op = ASKED(compute_gather), .name = "GatherBytes", .inputs = 4, .required = 4,
+    .op = ASKED, .name = "GatherBytes", .inputs = 4, .required = 4,
     .input_types = {TENSOR_INT32, TENSOR_INT64, TENSOR_INT32, TENSOR_UINT8},
-    .output_type = TENSOR_UINT8, .outputs = 1, .run = run_gather_u8,
+    .output_type = TENSOR_UINT8, .outputs = 1, .open = open_nothing, .run = run_gather_u8,
 };
 static const Operator latent_head = {
-    .op = ASKED(compute_head), .name = "LatentHead", .inputs = 4, .required = 4,
+    .op = ASKED, .name = "LatentHead", .inputs = 4, .required = 4,
     .input_types = {TENSOR_FLOAT, TENSOR_FLOAT, TENSOR_INT64, TENSOR_FLOAT},
-    .output_type = TENSOR_FLOAT, .outputs = 3, .run = run_head,
+    .output_type = TENSOR_FLOAT, .outputs = 3, .open = open_head, .run = run_head,
 };
-
-static OrtStatus *compute_networks(void *kernel, OrtKernelContext *context) {
-    return compute(&byte_networks, open_networks, kernel, context);
-}
-static OrtStatus *compute_mixtures(void *kernel, OrtKernelContext *context) {
-    return compute(&mixtures, open_mixtures, kernel, context);
-}
-static OrtStatus *compute_share(void *kernel, OrtKernelContext *context) {
-    return compute(&request_share, open_share, kernel, context);
-}
-static OrtStatus *compute_linear(void *kernel, OrtKernelContext *context) {
-    return compute(&byte_linear, open_byte_linear, kernel, context);
-}
-static OrtStatus *compute_gather_floats(void *kernel, OrtKernelContext *context) {
-    return compute(&gather_floats, open_nothing, kernel, context);
-}
-static OrtStatus *compute_gather(void *kernel, OrtKernelContext *context) {
-    return compute(&gather_bytes, open_nothing, kernel, context);
-}
-static OrtStatus *compute_head(void *kernel, OrtKernelContext *context) {
-    return compute(&latent_head, open_head, kernel, context);
-}
-
-static OrtStatus *create_kernel(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
-    (void)op, (void)info;
-    Kernel *k = calloc(1, sizeof *k);
-    if (!k)
-        return api->CreateStatus(ORT_RUNTIME_EXCEPTION, "out of memory");
-    k->api = api;
-    pthread_mutex_init(&k->packing, NULL);
-    *kernel = k;
-    return NULL;
-}
 
 /* What SessionOptions.register_custom_ops_library calls. The domain lives as long as the process. */
 __attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
