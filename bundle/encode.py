@@ -92,7 +92,6 @@ class PartEncoder:
             (name, buckets, self._place[name], self.default_codes[name]) for name, buckets in self._hash_buckets.items()
         ]
         """Of each feature of hashed integers: name, buckets, column, and the code where there is no value."""
-        self._other_codes = tuple(f for f in self.code_features if f.name not in self._hash_buckets)
 
     def encode(self, columns: Mapping[str, Column | ListColumn], rows: int) -> EncodedPart:
         """Return the model input of `rows` rows; a feature without a column is missing in every row.
@@ -109,25 +108,16 @@ class PartEncoder:
             )
         codes_NC = np.empty((rows, self.code_columns), dtype=np.int32)
         values_NV = np.empty((rows, self.value_columns), dtype=np.float32)
-        missing: dict[str, int] = {}
-        hashed: Set[str] = frozenset()
-        if loops.compiled is not None:
-            missing, left = loops.compiled.hash_columns(columns, self.hash_plan, codes_NC, FIRST_CODE)
-            hashed = self._hash_buckets.keys() - left if left else self._hash_buckets.keys()
+        hashed, missing = self._hash_together(columns, codes_NC)
         for name in columns.keys() - hashed:
             if len(column := columns[name]) != rows:
                 raise WrongLength(f"feature {name!r}", found=f"{len(column)} rows", expected=f"{rows} rows")
-        if loops.compiled is None:
-            hashed = self._hash_together(columns, codes_NC)
-            features = self.code_features
-        else:
-            features = self._other_codes if not left else tuple(f for f in self.code_features if f.name not in hashed)
-        for feature in features:
-            at, known = self._place[feature.name], feature.name in hashed
-            out_NC = codes_NC[:, at : at + feature.columns]
-            lacking = self._fill_codes(feature, columns.get(feature.name), out_NC, known=known)
-            if lacking:
-                missing[feature.name] = lacking
+        for feature in self.code_features:
+            if feature.name not in hashed:
+                at = self._place[feature.name]
+                out_NC = codes_NC[:, at : at + feature.columns]
+                if lacking := self._fill_codes(feature, columns.get(feature.name), out_NC):
+                    missing[feature.name] = lacking
         for index, feature in enumerate(self.value_features):
             lacking = _fill_values(feature, columns.get(feature.name), values_NV[:, 2 * index : 2 * index + 2])
             if lacking:
@@ -170,33 +160,41 @@ class PartEncoder:
                 typed[name] = values_from_python(name, values, value_type_of(feature))
         return typed
 
-    def _hash_together(self, columns: Mapping[str, Column | ListColumn], codes_NC: Codes) -> frozenset[str]:
-        """Write the codes of all features of hashed integers at once, by numpy: a request is short, and calls cost.
+    def _hash_together(
+        self, columns: Mapping[str, Column | ListColumn], codes_NC: Codes
+    ) -> tuple[Set[str], dict[str, int]]:
+        """Write the codes of features of hashed integers at once: a request is short, and calls cost.
 
         Returns:
-            Those features, where the values were what is expected of them.
+            Those features, where the columns were what is expected of them; of them rows without a value, where any.
         """
-        rows = len(codes_NC)
+        if loops.compiled is not None:
+            missing, left = loops.compiled.hash_columns(columns, self.hash_plan, codes_NC, FIRST_CODE)
+            return self._hash_buckets.keys() - left if left else self._hash_buckets.keys(), missing
+        rows, missing = len(codes_NC), {}
         if rows > _ROWS_HASHED_TOGETHER:
-            return frozenset()
+            return frozenset(), {}
         plain = {
-            name: column.values
+            name: column
             for name in self._hash_buckets
             if isinstance(column := columns.get(name), Column)
             and column.indices is None
             and column.values.dtype.kind in "iu"
+            and len(column) == rows
         }
         if not plain:
-            return frozenset()
+            return frozenset(), {}
         buckets, places = [self._hash_buckets[name] for name in plain], [self._place[name] for name in plain]
-        joined_HN = np.concatenate(list(plain.values()), dtype=np.int64, casting="unsafe").reshape(len(plain), rows)
-        codes_NC[:, places] = hash_codes(joined_HN, np.array(buckets, dtype=np.uint64)[:, None]).T
-        return frozenset(plain)
+        values_HN = np.concatenate([column.values for column in plain.values()], dtype=np.int64, casting="unsafe")
+        keys_HN = values_HN.reshape(len(plain), rows)
+        codes_NC[:, places] = hash_codes(keys_HN, np.array(buckets, dtype=np.uint64)[:, None]).T
+        for name, column in plain.items():
+            if lacking := self._fill_missing(name, column, codes_NC[:, self._place[name]]):
+                missing[name] = lacking
+        return plain.keys(), missing
 
-    def _fill_codes(
-        self, feature: Feature, column: Column | ListColumn | None, out: Codes, *, known: bool = False
-    ) -> int:
-        """Write one feature's codes into `out` [N, columns], unless known; return how many rows lack a value."""
+    def _fill_codes(self, feature: Feature, column: Column | ListColumn | None, out: Codes) -> int:
+        """Write one feature's codes into `out` [N, columns]; return how many rows lack a value."""
         if column is None:
             out[:] = self.default_codes[feature.name]
             return len(out)
@@ -205,13 +203,16 @@ class PartEncoder:
             return _fill_list(feature, column, lookup, out)
         if isinstance(column, ListColumn):
             raise WrongType(f"feature {feature.name!r}", found="a list", expected=f"one {value_type_of(feature)}")
-        if not known:
-            _check_dtype(feature, column)
-            codes_N = lookup(column.values)
-            out[:, 0] = codes_N if column.indices is None else codes_N[column.indices]
+        _check_dtype(feature, column)
+        codes_N = lookup(column.values)
+        out[:, 0] = codes_N if column.indices is None else codes_N[column.indices]
+        return self._fill_missing(feature.name, column, out[:, 0])
+
+    def _fill_missing(self, name: str, column: Column, out_N: Codes) -> int:
+        """Write the default code where a row lacks a value; return how many do."""
         if column.missing is None:
             return 0
-        out[column.missing, 0] = self.default_codes[feature.name]
+        out_N[column.missing] = self.default_codes[name]
         return int(np.count_nonzero(column.missing))
 
     def _default_code(self, feature: Feature) -> int:

@@ -51,10 +51,11 @@ class RowEncoder:
         """Take the features of a part with its look-ups and defaults, and what transforms numbers."""
         self._names = part.names
         self._width = part.code_columns
-        self._codes = _CodesOf(part.code_features, part)
         self._hash_plan = part.hash_plan
+        entries = [_Entry(feature, part) for feature in part.code_features]
         hashed = {name for name, *_ in part.hash_plan}
-        self._other_codes = _CodesOf([f for f in part.code_features if f.name not in hashed], part)
+        self._codes = _Codes(entries)
+        self._other_codes = _Codes([entry for entry in entries if entry.name not in hashed])
         self._values = [_Standardised(feature, transformed) for feature in part.value_features]
 
     def encode(self, values: Mapping[str, object]) -> Row | None:
@@ -84,22 +85,28 @@ class RowEncoder:
         return codes_1C, np.array([numbers], dtype=np.float32), missing
 
 
-class _CodesOf:
-    """Some of a part's features with code columns."""
+class _Entry:
+    """A feature with code columns."""
 
-    def __init__(self, features: Sequence[Feature], part: PartEncoder) -> None:
-        self._features = [
-            (f.name, part.default_codes[f.name], f.columns, isinstance(f, CategoricalListFeature), _code_of(f, part))
-            for f in features
-        ]
-        self._columns = np.array([at for f in features for at in part.columns_of(f)], dtype=np.intp)
+    def __init__(self, feature: Feature, part: PartEncoder) -> None:
+        self.name, self.columns = feature.name, part.columns_of(feature)
+        self.default, self.code_of = part.default_codes[feature.name], _code_of(feature, part)
+        self.is_list = isinstance(feature, CategoricalListFeature)
+
+
+class _Codes:
+    """Some of a part's features with code columns, encoded in Python."""
+
+    def __init__(self, entries: Sequence[_Entry]) -> None:
+        self._entries = [(e.name, e.default, len(e.columns), e.is_list, e.code_of) for e in entries]
+        self._columns = np.array([at for e in entries for at in e.columns], dtype=np.intp)
 
     def write(self, missing: dict[str, int], values: Mapping[str, object], codes_1C: Codes) -> dict[str, int] | None:
         """Write their codes of one row; return what was missing and what is; None where a value is not taken."""
-        if not self._features:
+        if not self._entries:
             return missing
         codes: list[int] = []
-        for name, default, columns, is_list, code_of in self._features:
+        for name, default, columns, is_list, code_of in self._entries:
             value = values.get(name)
             if value is None:
                 codes += [default] * columns

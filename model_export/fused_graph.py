@@ -126,14 +126,7 @@ class FusedInt8Graph(Int8Graph):
         together = w.ours("ByteNetworks", x, *constants, biases, *more)
         outputs = w.split(together, [1] * networks)
         self.stacks[tuple(outputs)] = together
-        self.in_bytes.update(outputs)
         return outputs
-
-    def _as_float(self, expert: str) -> str:
-        if (expert,) not in self.stacks and expert not in self.in_bytes:
-            return super()._as_float(expert)
-        w = self.writer
-        return w.op("DequantizeLinear", w.op("Squeeze", expert, w.constant(np.array([1]))), self.one, self.zero)
 
     # ---- mixtures, towers, logits
 
