@@ -10,7 +10,6 @@ Legend: N rows, C code columns, V value columns, L a list feature's max_length.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,29 +20,22 @@ from numpy.typing import NDArray
 from bundle import loops
 from bundle.columns import Column, ListColumn, lists_from_python, values_from_python
 from bundle.encode_row import RowEncoder
-from bundle.errors import NotFinite, SchemaNotFitted, UnknownFeature, WrongLength, WrongType
+from bundle.errors import SchemaNotFitted, UnknownFeature, WrongLength, WrongType
 from bundle.features import (
     FIRST_CODE,
     MISSING_CODE,
-    UNSEEN_CODE,
     CategoricalFeature,
     CategoricalListFeature,
     Feature,
     FeatureSchema,
     HashEncoding,
     NumericFeature,
-    QuantileEncoding,
     StandardiseEncoding,
-    Transform,
-    VocabularyEncoding,
 )
+from bundle.lookups import Codes, finite, hash_codes, lookup_of, transformed
 
-Codes = NDArray[np.int32]
 Values = NDArray[np.float32]
 
-_LOGIT_MARGIN = 1e-5
-_DENSE_SPAN, _DENSE_PER_VALUE = 1 << 16, 16
-"""Integer vocabularies that span no more than this, or this many integers per value, are looked up in one table."""
 _ROWS_HASHED_TOGETHER = 4096
 
 
@@ -77,7 +69,7 @@ class PartEncoder:
         self.code_columns = sum(feature.columns for feature in self.code_features)
         self.value_columns = 2 * len(self.value_features)
         self._features = {feature.name: feature for feature in features}
-        self.lookups = {f.name: _lookup(f) for f in self.code_features}
+        self.lookups = {f.name: lookup_of(f) for f in self.code_features}
         self.default_codes = {f.name: self._default_code(f) for f in self.code_features}
         ends = np.cumsum([feature.columns for feature in self.code_features]).tolist()
         self._place = {f.name: end - f.columns for f, end in zip(self.code_features, ends, strict=True)}
@@ -134,7 +126,7 @@ class PartEncoder:
 
     @cached_property
     def _rows(self) -> RowEncoder:
-        return RowEncoder(self, transformed)
+        return RowEncoder(self)
 
     def columns_of(self, feature: Feature) -> range:
         """Return the columns that hold a feature's codes."""
@@ -245,93 +237,6 @@ def value_features(features: Sequence[Feature]) -> tuple[NumericFeature, ...]:
     return tuple(f for f in features if isinstance(f, NumericFeature) and not f.columns)
 
 
-def hash_codes(values: NDArray[np.generic], buckets: int | NDArray[np.uint64]) -> Codes:
-    """Return codes, shaped as the values, in [FIRST_CODE, FIRST_CODE + buckets) of integers or strings.
-
-    Integers enter as themselves, strings as the CRC-32 of their UTF-8 bytes; both are then mixed by the
-    finaliser of SplitMix64 (Steele et al., 2014) and reduced modulo `buckets`.
-    """
-    if values.dtype.kind in "iu":
-        keys = values.astype(np.int64).view(np.uint64)
-    else:
-        keys = np.fromiter(
-            (zlib.crc32(str(v).encode("utf-8", "surrogatepass")) for v in values), np.uint64, len(values)
-        )
-    keys = keys + np.uint64(0x9E3779B97F4A7C15)
-    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    keys = keys ^ (keys >> np.uint64(31))
-    modulus = np.uint64(buckets) if isinstance(buckets, int) else buckets
-    return (keys % modulus).astype(np.int32) + np.int32(FIRST_CODE)
-
-
-def bucket_codes(values: NDArray[np.float64], edges: NDArray[np.float64]) -> Codes:
-    """Return codes [N] of numbers by quantile edges: FIRST_CODE + the number of edges <= x."""
-    return np.searchsorted(edges, values, side="right").astype(np.int32) + np.int32(FIRST_CODE)
-
-
-def transformed(values: NDArray[np.float64], transform: Transform) -> NDArray[np.float64]:
-    """Return numbers as they are standardised: see `StandardiseEncoding`."""
-    if transform == "log1p":
-        return np.asarray(np.sign(values) * np.log1p(np.abs(values)))
-    if transform == "logit":
-        rates = np.clip(values, _LOGIT_MARGIN, 1 - _LOGIT_MARGIN)
-        return np.asarray(np.log(rates) - np.log1p(-rates))
-    return values
-
-
-def _lookup(feature: Feature) -> Callable[[NDArray[np.generic]], Codes]:
-    """Return the function from typed values [N] to codes [N] of one feature with code columns."""
-    encoding = feature.encoding
-    if isinstance(encoding, HashEncoding):
-        buckets = encoding.buckets
-        return lambda values: hash_codes(values, buckets)
-    if isinstance(encoding, VocabularyEncoding):
-        return _vocabulary_lookup(feature.name, encoding)
-    if isinstance(encoding, QuantileEncoding) and encoding.edges is not None:
-        edges = np.asarray(encoding.edges, dtype=np.float64)
-        return lambda values: bucket_codes(_finite(feature.name, values), edges)
-    raise SchemaNotFitted(f"feature {feature.name!r}", found=encoding.type, expected="a fitted encoding")
-
-
-def _vocabulary_lookup(name: str, encoding: VocabularyEncoding) -> Callable[[NDArray[np.generic]], Codes]:
-    if encoding.values is None:
-        raise SchemaNotFitted(f"feature {name!r}", found="no vocabulary values", expected="a fitted schema")
-    if encoding.values and isinstance(encoding.values[0], str):
-        codes = {value: FIRST_CODE + index for index, value in enumerate(encoding.values)}
-        get = codes.get
-        return lambda values: np.fromiter((get(str(v), UNSEEN_CODE) for v in values), np.int32, len(values))
-    known = np.asarray(encoding.values, dtype=np.int64)
-    span = int(known.max()) - int(known.min()) + 1 if len(known) else 0
-    if 0 < span <= max(_DENSE_SPAN, _DENSE_PER_VALUE * len(known)):
-        return _dense_lookup(known, span)
-    order = np.argsort(known, kind="stable")
-    ordered = known[order]
-
-    def lookup(values: NDArray[np.generic]) -> Codes:
-        if not len(ordered):
-            return np.full(len(values), UNSEEN_CODE, dtype=np.int32)
-        wanted = values.astype(np.int64)
-        at = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
-        found = np.where(ordered[at] == wanted, FIRST_CODE + order[at], UNSEEN_CODE)
-        return found.astype(np.int32)
-
-    return lookup
-
-
-def _dense_lookup(known: NDArray[np.int64], span: int) -> Callable[[NDArray[np.generic]], Codes]:
-    """Return a look-up by one table over all integers between the smallest and the largest known one."""
-    low = known.min()
-    codes = np.full(span + 1, UNSEEN_CODE, dtype=np.int32)  # the last one is that of integers outside
-    codes[known - low] = np.arange(FIRST_CODE, FIRST_CODE + len(known))
-
-    def lookup(values: NDArray[np.generic]) -> Codes:
-        at = (values.astype(np.int64) - low).view(np.uint64)  # what lies below wraps round to far above
-        return np.asarray(codes[np.minimum(at, np.uint64(span))])
-
-    return lookup
-
-
 def _fill_list(
     feature: CategoricalListFeature,
     column: Column | ListColumn,
@@ -363,7 +268,7 @@ def _fill_values(feature: NumericFeature, column: Column | ListColumn | None, ou
         raise WrongType(f"feature {feature.name!r}", found="a list", expected="one number")
     rows = len(out_N2)
     missing = np.ones(rows, dtype=bool) if column is None else column.missing
-    values = np.zeros(rows) if column is None else _finite(feature.name, column.plain())
+    values = np.zeros(rows) if column is None else finite(feature.name, column.plain())
     lacking = 0 if missing is None else int(np.count_nonzero(missing))
     if missing is not None and feature.default is not None:
         values = np.where(missing, feature.default, values)
@@ -374,16 +279,6 @@ def _fill_values(feature: NumericFeature, column: Column | ListColumn | None, ou
     out_N2[:, 0] = scaled if missing is None else np.where(missing, 0.0, scaled)
     out_N2[:, 1] = 0.0 if missing is None else missing
     return lacking
-
-
-def _finite(name: str, values: NDArray[np.generic]) -> NDArray[np.float64]:
-    """Return the values as float64, all finite."""
-    numbers = values.astype(np.float64)
-    finite = np.isfinite(numbers)
-    if not finite.all():
-        row = int(np.argmin(finite))
-        raise NotFinite(f"feature {name!r} row {row}", found=numbers[row], expected="a finite number")
-    return numbers
 
 
 def _check_dtype(feature: Feature, column: Column) -> None:

@@ -26,19 +26,17 @@ from bundle.features import (
     NumericFeature,
     QuantileEncoding,
     StandardiseEncoding,
-    Transform,
     VocabularyEncoding,
 )
+from bundle.lookups import Codes, transformed
 
 if TYPE_CHECKING:
     from bundle.encode import PartEncoder
 
 Encode = Callable[[object], int | None]
 """A value → its code, None where the value is not of the feature's type."""
-Codes = NDArray[np.int32]
 Row = tuple[Codes, NDArray[np.float32], dict[str, int]]
 """Codes [1, C], values [1, V], and 1 for each feature without a value."""
-Transformed = Callable[[NDArray[np.float64], Transform], NDArray[np.float64]]
 _MOST_KNOWN = 1 << 16
 """Larger vocabularies of integers are looked up in the part's own table: a dict of them would be large."""
 _64_BITS = (1 << 64) - 1
@@ -47,8 +45,8 @@ _64_BITS = (1 << 64) - 1
 class RowEncoder:
     """Encodes single rows of one part of a fitted schema."""
 
-    def __init__(self, part: PartEncoder, transformed: Transformed) -> None:
-        """Take the features of a part with its look-ups and defaults, and what transforms numbers."""
+    def __init__(self, part: PartEncoder) -> None:
+        """Take the features of a part with its look-ups and defaults."""
         self._names = part.names
         self._width = part.code_columns
         self._hash_plan = part.hash_plan
@@ -56,7 +54,7 @@ class RowEncoder:
         hashed = {name for name, *_ in part.hash_plan}
         self._codes = _Codes(entries)
         self._other_codes = _Codes([entry for entry in entries if entry.name not in hashed])
-        self._values = [_Standardised(feature, transformed) for feature in part.value_features]
+        self._values = [_Standardised(feature) for feature in part.value_features]
 
     def encode(self, values: Mapping[str, object]) -> Row | None:
         """Return the model input of one row, None and absent names being missing; None where a value is not taken."""
@@ -184,7 +182,7 @@ def _hashed(value: object, buckets: int) -> int | None:
 
 
 def _mixed(key: int, buckets: int) -> int:
-    """Return `encode.hash_codes` of one key."""
+    """Return `lookups.hash_codes` of one key."""
     key = (key + 0x9E3779B97F4A7C15) & _64_BITS
     key = ((key ^ (key >> 30)) * 0xBF58476D1CE4E5B9) & _64_BITS
     key = ((key ^ (key >> 27)) * 0x94D049BB133111EB) & _64_BITS
@@ -194,13 +192,13 @@ def _mixed(key: int, buckets: int) -> int:
 class _Standardised:
     """One standardised feature."""
 
-    def __init__(self, feature: NumericFeature, transformed: Transformed) -> None:
+    def __init__(self, feature: NumericFeature) -> None:
         encoding = feature.encoding
         assert isinstance(encoding, StandardiseEncoding)
         assert encoding.mean is not None and encoding.deviation is not None
         self.name = feature.name
         self._mean, self._deviation, self._clip = encoding.mean, encoding.deviation, encoding.clip
-        self._transform, self._transformed = encoding.transform, transformed
+        self._transform = encoding.transform
         self.when_missing = (0.0, 1.0) if feature.default is None else (self._scale(feature.default), 0.0)
 
     def scaled(self, value: object) -> float | None:
@@ -210,5 +208,5 @@ class _Standardised:
 
     def _scale(self, number: float) -> float:
         if self._transform != "none":
-            number = float(self._transformed(np.array([number]), self._transform)[0])
+            number = float(transformed(np.array([number]), self._transform)[0])
         return max(-self._clip, min(self._clip, (number - self._mean) / self._deviation))

@@ -12,7 +12,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from bundle.encode import transformed
 from bundle.features import (
     CategoricalFeature,
     CategoricalListFeature,
@@ -24,6 +23,7 @@ from bundle.features import (
     Transform,
     VocabularyEncoding,
 )
+from bundle.lookups import transformed
 
 SAMPLE_ROWS = 262_144
 _COUNTS_AT_ONCE = 1_000_000

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bundle.columns import Column, ListColumn
-from bundle.encode import PartEncoder, SchemaEncoder, hash_codes
+from bundle.encode import PartEncoder, SchemaEncoder
 from bundle.errors import NotFinite, SchemaNotFitted, UnknownFeature, WrongLength, WrongType
 from bundle.features import (
     FIRST_CODE,
@@ -25,6 +25,7 @@ from bundle.features import (
     StandardiseEncoding,
     VocabularyEncoding,
 )
+from bundle.lookups import hash_codes
 
 MASK = (1 << 64) - 1
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import training.fit
-from bundle.encode import bucket_codes
 from bundle.features import FeatureSchema, NumericFeature, QuantileEncoding, VocabularyEncoding
+from bundle.lookups import bucket_codes
 from training.fit import SchemaFitter, moments, quantile_edges, vocabulary
 
 NUMBERS = st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=200)
