@@ -44,7 +44,6 @@ class FusedInt8Graph(Int8Graph):
     def __init__(self, *given: object) -> None:
         """Take what the stock graph takes."""
         super().__init__(*given)  # type: ignore[arg-type]
-        self.biases_of: dict[BatchedMLP, str] = {}  # int32 [all], layer after layer [E, H]
         self.share = ""  # the request's share of all layers that read x, float32 [1, all]
         self.places_in_share: dict[str, int] = {}
         self.stacks: dict[tuple[str, ...], str] = {}  # of networks' outputs: all of them as one edge, bytes [N, E, H]
@@ -194,6 +193,11 @@ class FusedRankPacked(FusedInt8Graph, RankPackedInt8):
 
 class FusedRankLayer1(FusedInt8Graph, RankLayer1Int8):
     """Rows of first layers' item halves → probabilities."""
+
+    def __init__(self, *given: object) -> None:
+        """Take what the stock graph takes."""
+        super().__init__(*given)
+        self.biases_of: dict[BatchedMLP, str] = {}  # int32 [all], layer after layer [E, H]
 
     def _open_rows(self) -> str:
         """Return the logits' part [N, 2·G] of the rows; networks read theirs where they lie."""

@@ -56,25 +56,18 @@ class IntegerCut:
         encoder = _Encoder(self._quantised, of_items)
         rows = encoder.x_in_bytes() if self._steps is None else encoder.rows(self._steps)
         encoder.writer.write(folder, ITEM_ENCODER_FILE, of_items, [(row, rows)], weights)
-        ranks = (
-            RankPackedInt8(self._quantised, self._of_request)
-            if self._steps is None
-            else RankLayer1Int8(self._quantised, self._of_request, self._steps)
-        )
-        write_ranking(ranks, folder, row, weights)
+        write_ranking(self._ranks(RankPackedInt8, RankLayer1Int8), folder, row, weights)
 
     def write_fused(self, folder: Path, weights: WeightsFile) -> None:
         """Write the graph that ranks rows in operators of our own into `folder`."""
-        ranks = (
-            FusedRankPacked(self._quantised, self._of_request)
-            if self._steps is None
-            else FusedRankLayer1(self._quantised, self._of_request, self._steps)
-        )
-        write_ranking(ranks, folder, self.row, weights, FUSED_ROWS_MODEL_FILE)
+        write_ranking(self._ranks(FusedRankPacked, FusedRankLayer1), folder, self.row, weights, FUSED_ROWS_MODEL_FILE)
 
-    @property
-    def _of_request(self) -> list[Tensor]:
-        return [tensor for tensor in self._inputs if tensor.name not in OF_ITEMS]
+    def _ranks(self, packed: type[RankPackedInt8], layer1: type[RankLayer1Int8]) -> RankPackedInt8:
+        """Return the graph that ranks rows of the wanted kind."""
+        of_request = [tensor for tensor in self._inputs if tensor.name not in OF_ITEMS]
+        if self._steps is None:
+            return packed(self._quantised, of_request)
+        return layer1(self._quantised, of_request, self._steps)
 
 
 def integer_cut(quantised: Quantised, inputs: Sequence[Tensor], rows: Rows, items: Iterable[Arrays]) -> IntegerCut:

@@ -2,106 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import pairwise
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bundle.manifest import Tensor
-from model_export.onnx_writer import GraphWriter
-from model_export.parity import open_session
-
-SETS = ("portable", "avx512_vnni", "amx_int8")
-Inputs = dict[str, np.ndarray[Any, Any]]
-
-
-@contextmanager
-def using(native: ModuleType, instructions: str) -> Iterator[None]:
-    """Let operators use an instruction set for a while."""
-    best = native.instructions()
-    try:
-        native.use(instructions)
-    except ValueError:
-        pytest.skip(f"this processor has no {instructions}")
-    try:
-        yield
-    finally:
-        native.use(best)
-
-
-class OneNode:
-    """A session of one node, whose inputs are given or constants."""
-
-    def __init__(self, folder, operator: str, given: Inputs, constants: Inputs, order: str, outputs: dict[str, str]):
-        w = GraphWriter()
-        edges = {name: w.constant(array) for name, array in constants.items()}
-        inputs = [Tensor(name=n, dtype=str(a.dtype), shape=("N", *a.shape[1:])) for n, a in given.items()]
-        named = (edges.get(name, name) for name in order.split())
-        made = w.ours_of(operator, len(outputs), *("" if name == "-" else name for name in named))
-        ranks = {"ByteNetworks": 3, "LatentHead": 2}
-        tensors = [
-            Tensor(name=n, dtype=dtype, shape=("N",) * (1 if n == "p_up" else ranks.get(operator, 2)))
-            for n, dtype in outputs.items()
-        ]
-        w.write(folder, "one.onnx", inputs, list(zip(tensors, made, strict=True)))
-        self.session = open_session(folder / "one.onnx")
-        self.given = given
-
-    def run(self) -> Any:
-        outputs = self.session.run(None, self.given)
-        return outputs[0] if len(outputs) == 1 else outputs
+from tests.model_export.operator_nodes import ORDER, SETS, OneNode, byte_networks, order_of, using
 
 
 @pytest.fixture(scope="module")
 def native(operators_library) -> ModuleType:
     return operators_library
-
-
-def byte_networks(random, networks, widths, rows, *, own, zero_point, at_least, extra, shared=False):
-    """Return inputs of ByteNetworks, and what it gives, by numpy in whole numbers."""
-    offset, stride = extra, 2 * extra + widths[0] * (networks if own else 1)
-    x = random.integers(0, 256, size=(rows, stride), dtype=np.uint8)
-    weights = [random.integers(-127, 128, size=(networks, k, h)).astype(np.int8) for k, h in pairwise(widths)]
-    biases = [random.integers(-40_000, 40_000, size=(networks, h)).astype(np.int32) for h in widths[1:]]
-    scales = [random.uniform(1e-4, 8e-3, size=(networks, h)).astype(np.float32) for h in widths[1:]]
-    if random.random() < 0.2:  # what is scaled may leave 32 bits
-        scales[0] *= np.float32(10.0) ** random.integers(0, 12, size=scales[0].shape)
-    least = random.integers(0, 256, size=(networks, widths[0]), dtype=np.uint8)
-    outputs = []
-    for e in range(networks):
-        first = offset + (e * widths[0] if own else 0)
-        hidden = x[:, first : first + widths[0]]
-        hidden = np.maximum(hidden, least[e]) if at_least else hidden
-        for layer, (weight, bias, scale) in enumerate(zip(weights, biases, scales, strict=True)):
-            sums = (hidden.astype(np.int64) - (zero_point if layer == 0 else 0)) @ weight[e].astype(np.int64) + bias[e]
-            hidden = np.rint(sums.astype(np.float32) * scale[e]).clip(0, 255).astype(np.uint8)
-        outputs.append(hidden)
-    layout = np.array([networks, zero_point, own, stride, offset, extra, *widths], dtype=np.int64)
-    given = {"x": x}
-    if shared:  # as it comes of the request: floats among others, to be rounded
-        share = np.concatenate([np.full(extra, np.nan), biases[0].reshape(-1), np.full(extra, np.nan)])
-        given["share"] = (share + random.uniform(-0.4, 0.4, size=share.shape))[None].astype(np.float32)
-        biases[0] = biases[0][:0]
-    flat = [np.concatenate([a.reshape(-1) for a in arrays]) for arrays in (weights, scales, biases)]
-    constants = dict(zip(("layout", "weights", "scales", "biases"), (layout, *flat), strict=True))
-    constants |= {"at_least": least.reshape(-1)} if at_least else {}
-    return given, constants, np.stack(outputs, axis=1)
-
-
-def order_of(*, shared: bool, at_least: bool) -> str:
-    return (
-        "x layout weights scales biases" + (" share" if shared else " -" if at_least else "") + at_least * " at_least"
-    )
-
-
-ORDER = order_of(shared=False, at_least=False)
 
 
 @pytest.mark.parametrize("instructions", SETS)
@@ -293,98 +208,6 @@ def test_extreme_logits_stay_finite(native, tmp_path):
         np.testing.assert_allclose(p, p_joint, atol=1e-37)
 
 
-@pytest.mark.parametrize(
-    ("what", "change", "complaint"),
-    [
-        ("layout", lambda a: a[:3], "layout: found"),
-        ("layout", lambda a: -a, "out of bounds"),
-        ("layout", lambda a: a * 0, "out of bounds"),
-        ("layout", lambda a: a + (1 << 40), "out of bounds"),
-        ("layout", lambda a: np.r_[a, np.ones(20, dtype=np.int64)], "layout: found"),
-        ("layout", lambda a: np.r_[a[:4], 1 << 20, a[5:]], "beyond a row"),
-        ("layout", lambda a: np.r_[a[:5], 1 << 20, a[6:]], "share: found"),
-        ("layout", lambda a: np.r_[a[:3], 3, a[4:]], "beyond a row"),
-        ("weights", lambda a: a[:-1], "weights: found"),
-        ("scales", lambda a: a[:-1], "scales: found"),
-        ("scales", lambda a: -a, "from 0 on"),
-        ("scales", lambda a: a * np.nan, "from 0 on"),
-        ("biases", lambda a: a[:-1], "biases: found"),
-        ("at_least", lambda a: a[:-1], "at_least: found"),
-        ("x", lambda a: a[:, :-1], "x: found"),
-        ("share", lambda a: a[:, :-2], "share: found"),
-    ],
-)
-def test_what_does_not_fit_is_an_error_of_the_run(native, tmp_path, what, change, complaint):
-    given_, constants, _ = byte_networks(
-        np.random.default_rng(0), 2, [5, 7, 3], 3, own=True, zero_point=0, at_least=True, extra=1, shared=True
-    )
-    for arrays in (given_, constants):
-        if what in arrays:
-            arrays[what] = change(arrays[what]).astype(arrays[what].dtype)
-    order = order_of(shared=True, at_least=True)
-    node = OneNode(tmp_path, "ByteNetworks", given_, constants, order, {"y": "uint8"})
-    with pytest.raises(Exception, match=complaint):
-        node.run()
-
-
-@pytest.mark.parametrize("code", [-1, 7, 2**31 - 1, -(2**31)])
-def test_a_code_without_a_row_is_an_error(native, tmp_path, code):
-    codes = np.array([[0, 1], [2, code]], dtype=np.int32)
-    table = np.zeros((7, 4), dtype=np.uint8)
-    constants = {"layout": np.array([2, 4]), "offsets": np.zeros(2, dtype=np.int32), "table": table}
-    node = OneNode(tmp_path, "GatherBytes", {"codes": codes}, constants, "codes layout offsets table", {"y": "uint8"})
-    with pytest.raises(Exception, match="a code's row"):
-        node.run()
-
-
-@pytest.mark.parametrize(
-    ("operator", "given_", "constants", "order", "outputs"),
-    [
-        (
-            "Mixtures", {"shares": np.zeros((4, 3), np.float32), "x": np.zeros((5, 3, 2), np.uint8)},
-            {"layout": np.array([1, 3, 0, 0, 2])}, "shares x layout", {"y": "float32"},
-        ),
-        (
-            "Mixtures", {"shares": np.zeros((5, 3), np.float32), "x": np.zeros((5, 3, 2), np.uint8)},
-            {"layout": np.array([1, 3, 0, 2, 2])}, "shares x layout", {"y": "float32"},
-        ),
-        (
-            "RequestShare", {"x": np.zeros((1, 4), np.float32)},
-            {
-                "layout": np.array([3, 2]), "weights": np.zeros(6, np.int8), "worth": np.zeros(2, np.float32),
-                "bias": np.zeros(2, np.float32), "step": np.ones(1, np.float32),
-            }, "x layout weights worth bias step", {"y": "float32"},
-        ),
-        (
-            "RequestShare", {"x": np.zeros((1, 3), np.float32)},
-            {
-                "layout": np.array([3, 2]), "weights": np.zeros(6, np.int8), "worth": np.zeros(2, np.float32),
-                "bias": np.zeros(2, np.float32), "step": np.zeros(1, np.float32),
-            }, "x layout weights worth bias step", {"y": "float32"},
-        ),
-        (
-            "ByteLinear", {"x": np.zeros((2, 3), np.uint8), "share": np.zeros((1, 3), np.float32)},
-            {"layout": np.array([128, 2, 3, 2]), "weights": np.zeros(6, np.int8), "worth": np.zeros(2, np.float32)},
-            "x layout weights worth share", {"y": "float32"},
-        ),
-        (
-            "LatentHead", {"logits": np.zeros((4, 4), np.float32), "h": np.zeros((5, 1), np.float32)},
-            {"layout": np.array([2, 0, 1, 0, 0]), "bounds": np.ones(4, np.float32)}, "logits h layout bounds",
-            {"p": "float32", "p_joint": "float32", "p_up": "float32"},
-        ),
-        (
-            "LatentHead", {"logits": np.zeros((5, 4), np.float32), "h": np.zeros((5, 1), np.float32)},
-            {"layout": np.array([2, 0, 2, 0, 0]), "bounds": np.ones(4, np.float32)}, "logits h layout bounds",
-            {"p": "float32", "p_joint": "float32", "p_up": "float32"},
-        ),
-    ],
-)  # fmt: skip
-def test_other_operators_refuse_what_does_not_fit(native, tmp_path, operator, given_, constants, order, outputs):
-    node = OneNode(tmp_path, operator, given_, constants, order, outputs)
-    with pytest.raises(Exception, match="found|layout"):
-        node.run()
-
-
 def test_threads_that_run_a_new_session_at_once_agree(native, tmp_path):
     given_, constants, wanted = byte_networks(
         np.random.default_rng(1), 3, [90, 130, 64], 200, own=False, zero_point=128, at_least=False, extra=0
@@ -396,8 +219,3 @@ def test_threads_that_run_a_new_session_at_once_agree(native, tmp_path):
         with ThreadPoolExecutor(4) as pool:
             for found in pool.map(lambda _, run=node.run: run(), range(12)):
                 np.testing.assert_array_equal(found, wanted)
-
-
-def test_an_unknown_instruction_set_is_refused(native):
-    with pytest.raises(ValueError, match="found 'sse9'"):
-        native.use("sse9")
