@@ -13,6 +13,7 @@ from setuptools import Extension, setup
 SOURCES = (
     "bundle/compiled.pyx",
     "fusion/compiled.pyx",
+    "service/compiled_tally.pyx",
     "service/wire/compiled_json.pyx",
     "service/wire/compiled_arrow.pyx",
     "training/compiled.pyx",

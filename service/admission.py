@@ -59,13 +59,12 @@ class Admission:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         """Start with every permit free."""
         self._settings = settings
-        self._metrics = metrics
-        self._shed = metrics.shed.labels("limit")
+        self._shed = metrics.tallies.count(metrics.shed.labels("limit"))
         self._mean_seconds = 0.0
         self.limit = settings.max_in_flight
         self.in_flight = 0
-        metrics.limit.set(self.limit)
-        metrics.in_flight.set(0)
+        metrics.tallies.show(metrics.limit, lambda: self.limit)
+        metrics.tallies.show(metrics.in_flight, lambda: self.in_flight)
 
     def deadline(self, headers: Mapping[str, str]) -> Deadline:
         """Return the deadline that a request's headers ask for, counted from now.
@@ -113,9 +112,9 @@ class Admission:
             retry_after_seconds=self._settings.retry_after_seconds,
         )
 
-    def count_shed(self, requests: int = 1) -> None:
-        """Count requests that found no permit."""
-        self._shed.inc(requests)
+    def count_shed(self) -> None:
+        """Count a request that found no permit."""
+        self._shed.inc()
 
     def take(self, budget_ms: int | None = None) -> None:
         """Take a permit, for a request with this deadline; whoever does must `give_back` it.
@@ -127,12 +126,10 @@ class Admission:
             self.count_shed()
             raise self.refusal()
         self.in_flight += 1
-        self._metrics.in_flight.set(self.in_flight)
 
     def give_back(self, computed_seconds: float | None) -> None:
         """Return a permit; `computed_seconds` is what its request took of a thread, None where it took nothing."""
         self.in_flight -= 1
-        self._metrics.in_flight.set(self.in_flight)
         if computed_seconds is None:
             return
         weight = SMOOTHING if self._mean_seconds else 1.0
@@ -143,7 +140,4 @@ class Admission:
         settings = self._settings
         waiting = settings.queue_ms / 1000 / max(self._mean_seconds, 1e-6)
         limit = int(min(settings.threads * (1 + waiting), settings.max_in_flight))
-        limit = max(limit, min(settings.threads + 1, settings.max_in_flight))
-        if limit != self.limit:
-            self.limit = limit
-            self._metrics.limit.set(limit)
+        self.limit = max(limit, min(settings.threads + 1, settings.max_in_flight))

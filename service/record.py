@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from service.metrics import Metrics
+from service.tally import Stage, Stages
 
 if TYPE_CHECKING:
     from service.ranker import Ranking
@@ -39,7 +39,7 @@ class Record:
     metrics: Metrics
     traceparent: str = ""
     request_id: str = ""
-    stages: list[tuple[str, float, float]] = field(default_factory=list)
+    stages: Stages = field(default_factory=list)
     candidates: int | None = None
     snapshot: Snapshot | None = None
     ranking: Ranking | None = None
@@ -47,9 +47,9 @@ class Record:
     problem: str | None = None
     error: str | None = None
 
-    def stage(self, name: str) -> Stage:
+    def stage(self, name: str) -> AbstractContextManager[None]:
         """Time a stage, whether it succeeds or fails."""
-        return Stage(self, name)
+        return Stage(name, self.stages, self.metrics.seconds_of_stage(name))
 
     @property
     def trace_id(self) -> str | None:
@@ -57,23 +57,3 @@ class Record:
         found = _TRACEPARENT.fullmatch(self.traceparent)
         return found[1] if found else None
 
-
-class Stage:
-    """A stage under the clock."""
-
-    __slots__ = ("_name", "_record", "_start")
-
-    def __init__(self, record: Record, name: str) -> None:
-        """Note the stage in a record."""
-        self._record = record
-        self._name = name
-
-    def __enter__(self) -> None:
-        """Start the clock."""
-        self._start = time.perf_counter()
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None) -> None:
-        """Stop it."""
-        end = time.perf_counter()
-        self._record.stages.append((self._name, self._start, end))
-        self._record.metrics.note_stage(self._name, end - self._start)

@@ -10,23 +10,22 @@ import asyncio
 from typing import Any
 
 import orjson
-from prometheus_client import Counter
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.admission import DEADLINE_HEADER, Admission
 from service.errors import PROBLEM_MEDIA_TYPE, problem
+from service.tally import Counts
 
 
 class Door:
     """Knows whether another request may come in, and what the others are answered."""
 
-    def __init__(self, admission: Admission, path: str, refused: Counter) -> None:
+    def __init__(self, admission: Admission, path: str, refused: Counts) -> None:
         """Guard POSTs of one path; `refused` counts who is not let in."""
         self._admission = admission
         self._path = path.encode()
         self._refused = refused
         self._answers: dict[tuple[int, int], bytes] = {}
-        self._uncounted = 0
 
     def guards(self, url: bytes) -> bool:
         """Return whether a request's target is the guarded path."""
@@ -38,10 +37,9 @@ class Door:
         return self._admission.room_by(None if told is None else told.decode("latin-1"))
 
     def refuse(self, keep_alive: bool) -> bytes:
-        """Return the answer of a refusal, which is counted a little later, with others."""
-        if not self._uncounted:
-            asyncio.get_running_loop().call_later(_COUNTED_WITHIN_S, self._count)
-        self._uncounted += 1
+        """Count a refusal, and return its answer."""
+        self._admission.count_shed()
+        self._refused.inc()
         key = (self._admission.in_flight, self._admission.limit)
         if key not in self._answers:
             if len(self._answers) >= _MOST_ANSWERS:
@@ -50,11 +48,6 @@ class Door:
             self._answers[key] = _answer(problem(refusal), refusal.status, refusal.headers)
         answer = self._answers[key]
         return answer if keep_alive else answer.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1)
-
-    def _count(self) -> None:
-        refusals, self._uncounted = self._uncounted, 0
-        self._admission.count_shed(refusals)
-        self._refused.inc(refusals)
 
 
 def _answer(document: dict[str, object], status: int, headers: dict[str, str]) -> bytes:
@@ -74,8 +67,6 @@ class _Refused:
 _REFUSED: Any = _Refused()
 _DEADLINE = DEADLINE_HEADER.encode()
 _MOST_ANSWERS = 1000
-_COUNTED_WITHIN_S = 0.05
-"""One by one, to count takes a sixth of a refusal."""
 
 
 def guarded(door: Door, protocol: type[HttpToolsProtocol] = HttpToolsProtocol) -> type[HttpToolsProtocol]:

@@ -7,6 +7,7 @@ import logging
 from bundle import loops as hashing
 from bundle import operators
 from fusion import loops as scoring
+from service import tally
 from service.admission import Admission
 from service.compute import Compute
 from service.keys import Keys
@@ -69,13 +70,14 @@ class Worker:
         return "this processor lacks AVX-512 VNNI"
 
     def close(self) -> None:
-        """Let go of the threads."""
+        """Let go of the threads, and of what was counted."""
         self.reloader.stop()
         self.compute.close()
+        self.metrics.tallies.settle()
         if self.tracing is not None:
             self.tracing.close()
 
 
 def are_compiled() -> bool:
-    """Return whether what can be compiled is (`bundle`, `fusion` and `service/wire` have `.pyx` files)."""
-    return None not in (hashing.compiled, scoring.compiled, wire.json, wire.arrow)
+    """Return whether what can be compiled is (`bundle`, `fusion` and `service` have `.pyx` files)."""
+    return None not in (hashing.compiled, scoring.compiled, wire.json, wire.arrow, tally.compiled)
