@@ -11,10 +11,10 @@ Legend: N rows, C code columns, V value columns, L a list feature's max_length.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from bundle import loops
@@ -39,8 +39,7 @@ Values = NDArray[np.float32]
 _ROWS_HASHED_TOGETHER = 4096
 
 
-@dataclass(frozen=True)
-class EncodedPart:
+class EncodedPart(Struct, frozen=True):
     """Model input of one part of the schema.
 
     Attributes:

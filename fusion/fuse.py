@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from fusion.calibration import Calibration
@@ -23,8 +24,7 @@ from fusion.rules import Decay, Dpp, FirstCap, Mmr, Pin, WindowCap
 from fusion.signals import NO_CANDIDATES, Candidates, Probabilities, check_shapes
 
 
-@dataclass(frozen=True)
-class Ranked:
+class Ranked(Struct, frozen=True):
     """A ranked request.
 
     Attributes:

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
+
 from fusion.calibration import Calibration
 from fusion.errors import ConfigInvalid, PolicyMismatch
 from fusion.experiments import Assigner, Exposure
@@ -19,8 +21,7 @@ from fusion.policy import FusionConfig
 from fusion.variants import Choice, all_policies
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """What one request is ranked by.
 
     Attributes:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import numpy as np
+from msgspec import Struct, field
 from numpy.typing import NDArray
 
 from fusion.caps import apply_caps
@@ -35,8 +36,7 @@ class Step:
     factor_N: Floats | None = None
 
 
-@dataclass
-class Slate:
+class Slate(Struct):
     """A request while its rules run.
 
     Attributes:

@@ -6,11 +6,12 @@ Shapes: N candidates, T tasks in manifest order, K signals.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from msgspec import Struct, field
 from numpy.typing import NDArray
 
 from fusion.calibration import Calibration, calibrate, calibrate_joint
@@ -21,8 +22,7 @@ P_UP = "p_up"
 """Name of P(UP) in expressions and explanations."""
 
 
-@dataclass(frozen=True)
-class Probabilities:
+class Probabilities(Struct, frozen=True):
     """What a model says about a request's candidates.
 
     Attributes:
@@ -36,8 +36,7 @@ class Probabilities:
     p_up_N: NDArray[Any] | None = None
 
 
-@dataclass(frozen=True)
-class Candidates:
+class Candidates(Struct, frozen=True):
     """What else is known about the candidates; a policy says which of it it needs.
 
     Attributes:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from service.errors import DeadlineExceeded, HeaderInvalid, Overloaded
 from service.metrics import Metrics
@@ -28,8 +29,7 @@ ANSWER_SECONDS = 0.005
 """What is kept of a deadline to answer in, when the model overruns it."""
 
 
-@dataclass(frozen=True)
-class Deadline:
+class Deadline(Struct, frozen=True):
     """A moment on the monotonic clock after which nobody waits for the answer."""
 
     at: float

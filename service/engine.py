@@ -5,12 +5,12 @@ Legend: N candidates, T tasks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from msgspec import Struct
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
@@ -44,8 +44,7 @@ _ROW_TOLERANCE = 1e-5
 """Of float rows, against their largest number: a product may be summed in another order."""
 
 
-@dataclass(frozen=True)
-class Predicted:
+class Predicted(Struct, frozen=True):
     """What the model gives for one request.
 
     Attributes:

@@ -10,9 +10,9 @@ Legend: N candidates, C code columns, V value columns, F item features, B width 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from bundle.columns import Column, ListColumn
@@ -25,8 +25,7 @@ SOURCES = ("table", "mixed", "request", "default")
 """Where a candidate's features come from: the table, request and table, the request, or nowhere."""
 
 
-@dataclass(frozen=True)
-class ItemInput:
+class ItemInput(Struct, frozen=True):
     """The candidates as the engine takes them: one of features and rows.
 
     Attributes:

@@ -6,7 +6,9 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+
+import msgspec
+from msgspec import Struct, field
 
 from service.admission import Deadline
 from service.compute import size_class
@@ -24,8 +26,7 @@ Outcome = bytes | Exception
 """An answer's bytes, or why there is none."""
 
 
-@dataclass(frozen=True)
-class Order:
+class Order(Struct, frozen=True):
     """What a request's headers ask for.
 
     Attributes:
@@ -140,7 +141,7 @@ class Job:
             request = order.taken.parse(plain, settings.max_candidates, order.request_id, worker.serving.typed_json)
             if order.wanted or order.privileged:
                 wanted = {**request.force_variant, **order.wanted}
-                request = replace(request, force_variant=wanted, privileged=order.privileged)
+                request = msgspec.structs.replace(request, force_variant=wanted, privileged=order.privileged)
             snapshot = worker.serving.choose(request.model)
         self._parsed = request, snapshot
         record.request_id, record.candidates, record.snapshot = request.request_id, len(request.ids), snapshot

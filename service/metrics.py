@@ -171,7 +171,6 @@ class Metrics:
         self._route(route).observe(seconds)
 
 
-
 class SupervisorMetrics:
     """What the supervisor of several workers counts itself."""
 

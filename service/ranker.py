@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from bundle.columns import Column, ListColumn
 from bundle.encode import EncodedPart, PartEncoder
@@ -35,8 +36,7 @@ GROUP = "group"
 """The key of rerank rules that a candidate's `group` gives."""
 
 
-@dataclass(frozen=True)
-class Ranking:
+class Ranking(Struct, frozen=True):
     """An ordered feed and everything that led to it.
 
     Attributes:

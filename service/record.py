@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from service.metrics import Metrics
 from service.tally import Stage, Stages
@@ -19,8 +20,7 @@ PROBES = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
 
-@dataclass(slots=True)
-class Record:
+class Record(Struct):
     """Filled by whoever handles the request; read once it is answered.
 
     Attributes:
@@ -56,4 +56,3 @@ class Record:
         """The W3C trace id, if there is one."""
         found = _TRACEPARENT.fullmatch(self.traceparent)
         return found[1] if found else None
-

@@ -117,7 +117,8 @@ def run_worker(
         gc.collect()
         gc.set_threshold(*GC_THRESHOLDS)
         gc.freeze()  # what is loaded now lives as long as the process: no collection walks it again
-        door = Door(worker.admission, RANK_PATH, metrics.tallies.count(metrics.requests.labels(RANK_PATH, "POST", "503")))
+        refused = metrics.tallies.count(metrics.requests.labels(RANK_PATH, "POST", "503"))
+        door = Door(worker.admission, RANK_PATH, refused)
         config = uvicorn.Config(
             app,
             http=guarded(door, straight(worker)),

@@ -1,9 +1,9 @@
 """What requests count and time on its way to prometheus-client: added up by compiled tallies, handed over later.
 
-A request counts and observes some twenty times. By prometheus-client's own calls, each with a lock, that is a sixth of a
-small request's work; a tally takes a fiftieth of such a call. `Tallies.settle` hands over what has gathered: at
-each scrape of the process, ten times a second (of several workers the supervisor reads the files) and at the end, so
-that a worker that is killed loses a tenth of a second of its counts.
+A request counts and observes some twenty times; by prometheus-client's own calls, each with a lock, that is a twentieth
+of a small request's work. `Tallies.settle` hands over what has gathered: at each scrape of the process, ten times a
+second (of several workers the supervisor reads the files) and at the end, so that a worker that is killed loses a tenth
+of a second of its counts.
 
 Without the compiled tallies (`compiled_tally.pyx`) all is counted by prometheus-client at once.
 """
@@ -65,7 +65,7 @@ class Tallies(Collector):
     def observations(self, histogram: Histogram) -> Observes:
         """Return what observes for a histogram.
 
-        It stands on what prometheus-client calls its own (a test holds both equal): the bounds, their counters, the sum.
+        It stands on what prometheus-client calls its own (a test holds both equal): bounds, their counters, the sum.
         """
         if compiled is None:
             return histogram

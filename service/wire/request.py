@@ -6,9 +6,9 @@ Knows neither bytes nor the model: columns hold raw values, still to be encoded.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec import Struct, field
 from numpy.typing import NDArray
 
 from bundle.columns import Column, ListColumn
@@ -21,8 +21,7 @@ Assignments = Mapping[str, str]
 LONGEST_TEXT = 256
 
 
-@dataclass(frozen=True)
-class RankRequest:
+class RankRequest(Struct, frozen=True):
     """One user, N candidates.
 
     Attributes:

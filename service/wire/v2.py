@@ -10,7 +10,6 @@ or binary (`Inference-Header-Content-Length`, parameters binary_data_size, binar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -108,7 +107,7 @@ class Exchange:
         for name, column in (*user.items(), *context.items()):
             if len(column) != 1:
                 raise BodyMalformed(f"input of {name!r}", found=f"{len(column)} rows", expected="one row")
-        return replace(request, user=user, context=context)
+        return msgspec.structs.replace(request, user=user, context=context)
 
     def answer(self, ranking: Ranking) -> bytes:
         """Return the inference response; JSON first, then the binary tensors."""
