@@ -4,7 +4,7 @@ VENV := .venv
 PYTHON ?= python3
 DLEN := $(VENV)/bin/dlen
 STAMP := $(VENV)/.installed
-COMPILED := bundle/compiled.pyx bundle/operators/native.pyx fusion/compiled.pyx service/wire/compiled_json.pyx service/wire/compiled_arrow.pyx training/compiled.pyx
+COMPILED := bundle/compiled.pyx bundle/operators/native.pyx fusion/compiled.pyx service/compiled_tally.pyx service/wire/compiled_json.pyx service/wire/compiled_arrow.pyx training/compiled.pyx
 URL ?= http://127.0.0.1:8080
 
 .PHONY: help install run test check fuzz sanitize sbom lock clean
@@ -59,7 +59,7 @@ sanitize: install
 	cd build/sanitize && PYTHONPATH=. PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0,abort_on_error=1 \
 	  LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
 	  $(CURDIR)/$(VENV)/bin/python -m pytest -p no:cacheprovider --timeout 3000 \
-	  tests/service/test_arrow.py tests/service/test_typed_json.py tests/service/test_write_items.py tests/bundle/test_encode.py tests/bundle/test_encode_row.py tests/bundle/test_items.py tests/fusion/test_formulas.py tests/model_export/test_operators.py tests/model_export/test_operator_refusals.py
+	  tests/service/test_arrow.py tests/service/test_typed_json.py tests/service/test_write_items.py tests/service/test_tally.py tests/bundle/test_encode.py tests/bundle/test_encode_row.py tests/bundle/test_items.py tests/fusion/test_formulas.py tests/model_export/test_operators.py tests/model_export/test_operator_refusals.py
 
 sbom: install
 	$(VENV)/bin/cyclonedx-py requirements requirements/service.lock --pyproject pyproject.toml \

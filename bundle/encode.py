@@ -79,6 +79,7 @@ class PartEncoder:
             and isinstance(feature.encoding, HashEncoding)
             and feature.value_type == "integer"
         }
+        self._not_hashed = [f for f in self.code_features if f.name not in self._hash_buckets]
         self.hash_plan = [
             (name, buckets, self._place[name], self.default_codes[name]) for name, buckets in self._hash_buckets.items()
         ]
@@ -103,12 +104,14 @@ class PartEncoder:
         for name in columns.keys() - hashed:
             if len(column := columns[name]) != rows:
                 raise WrongLength(f"feature {name!r}", found=f"{len(column)} rows", expected=f"{rows} rows")
-        for feature in self.code_features:
-            if feature.name not in hashed:
-                at = self._place[feature.name]
-                out_NC = codes_NC[:, at : at + feature.columns]
-                if lacking := self._fill_codes(feature, columns.get(feature.name), out_NC):
-                    missing[feature.name] = lacking
+        others = self._not_hashed
+        if len(hashed) < len(self.hash_plan):
+            others = [feature for feature in self.code_features if feature.name not in hashed]
+        for feature in others:
+            at = self._place[feature.name]
+            out_NC = codes_NC[:, at : at + feature.columns]
+            if lacking := self._fill_codes(feature, columns.get(feature.name), out_NC):
+                missing[feature.name] = lacking
         for index, feature in enumerate(self.value_features):
             lacking = _fill_values(feature, columns.get(feature.name), values_NV[:, 2 * index : 2 * index + 2])
             if lacking:

@@ -21,6 +21,7 @@ from fusion.policies import Expression, Policy, RankProduct, RankSum
 from fusion.signals import P_UP, Candidates, Probabilities, SignalReader, read_attribute
 
 IDENTITY = Calibration()
+_FLOAT32 = np.dtype(np.float32)
 
 Link = Literal["identity", "squeeze", "exp"]
 
@@ -175,7 +176,11 @@ def _weighted_sum(
 
     def scores(probabilities: Probabilities) -> Floats | None:
         p_NT, p_joint_NT, p_up_N = probabilities.p_NT, probabilities.p_joint_NT, probabilities.p_up_N
-        if any(array is not None and array.dtype != np.float32 for array in (p_NT, p_joint_NT, p_up_N)):
+        if p_NT.dtype is not _FLOAT32:
+            return None
+        if (p_joint_NT is not None and p_joint_NT.dtype is not _FLOAT32) or (
+            p_up_N is not None and p_up_N.dtype is not _FLOAT32
+        ):
             return None
         return compiled.scores(p_NT, p_joint_NT, p_up_N)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fusion import loops
+
 Floats = NDArray[np.float64]
 
 TINY_P_UP = 1e-30
@@ -117,4 +119,6 @@ def rank_product_terms(ranks_KN: NDArray[np.intp], weights_K: Floats, beta: floa
 
 def order_by_score(score_N: Floats) -> NDArray[np.intp]:
     """Return candidate indices by score descending; equal scores keep their input order."""
+    if loops.compiled is not None and (order_N := loops.compiled.order_by_score(score_N)) is not None:
+        return order_N
     return (-score_N).argsort(kind="stable")

@@ -71,6 +71,8 @@ class CompiledPolicy:
             InputInvalid: arrays that do not fit each other or the model, or a score that is not finite.
         """
         fused_N = self.score(probabilities, candidates)
+        if self.is_score_alone:
+            return Ranked(order_by_score(fused_N)[:top_k], fused_N)
         return _ranked(self._rerank(fused_N, probabilities, candidates, explain=False), top_k)
 
     def explain(
@@ -103,6 +105,11 @@ class CompiledPolicy:
             ids=any(pin.id for pin in pins),
             vectors=any(isinstance(rule, Mmr | Dpp) for rule in rules),
         )
+
+    @cached_property
+    def is_score_alone(self) -> bool:
+        """Whether the order is that of scores, which read nothing but probabilities: no gate, rules or attributes."""
+        return self.policy.gate is None and not self.policy.rules and not self.formula.attributes
 
     def _check(self, probabilities: Probabilities) -> None:
         needs_p_up = self.formula.needs_p_up or self.policy.gate is not None

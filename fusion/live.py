@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from msgspec import Struct
@@ -65,6 +66,8 @@ class Fusion:
         privileged: bool = False,
     ) -> Decision:
         """Return the request's policy and variants; arguments and errors as of `Assigner.assign`."""
+        if not (self._effects or force):
+            return self._only
         exposures = self.assigner.assign(user_id, context, force, privileged=privileged)
         assignments = {exposure.layer: exposure.variant for exposure in exposures}
         choice = tuple(
@@ -72,6 +75,12 @@ class Fusion:
         )
         name, policy = self._by_choice[choice]
         return Decision(policy, name, assignments, exposures)
+
+    @cached_property
+    def _only(self) -> Decision:
+        """What every request is ranked by where there are no layers."""
+        name, policy = self._by_choice[()]
+        return Decision(policy, name, {}, ())
 
 
 def compile_config(

@@ -106,19 +106,21 @@ def check_shapes(probabilities: Probabilities, tasks: int, *, joint: bool, p_up:
     """
     p_NT = probabilities.p_NT
     if p_NT.ndim != 2 or p_NT.shape[1] != tasks:
-        raise InputInvalid("p_NT", found=f"shape {list(p_NT.shape)}", expected=f"[N, {tasks}]")
+        raise InputInvalid("p_NT", found=_shape_of(p_NT), expected=f"[N, {tasks}]")
     count = int(p_NT.shape[0])
     if joint:
         p_joint_NT = probabilities.p_joint_NT
-        found = "None" if p_joint_NT is None else f"shape {list(p_joint_NT.shape)}"
         if p_joint_NT is None or p_joint_NT.shape != p_NT.shape:
-            raise InputInvalid("p_joint_NT", found=found, expected=f"[{count}, {tasks}]")
+            raise InputInvalid("p_joint_NT", found=_shape_of(p_joint_NT), expected=f"[{count}, {tasks}]")
     if p_up:
         p_up_N = probabilities.p_up_N
-        found = "None" if p_up_N is None else f"shape {list(p_up_N.shape)}"
         if p_up_N is None or p_up_N.shape != (count,):
-            raise InputInvalid("p_up_N", found=found, expected=f"[{count}]")
+            raise InputInvalid("p_up_N", found=_shape_of(p_up_N), expected=f"[{count}]")
     return count
+
+
+def _shape_of(array: NDArray[Any] | None) -> str:
+    return "None" if array is None else f"shape {list(array.shape)}"
 
 
 def read_attribute(candidates: Candidates, name: str, default: float, count: int) -> Floats:

@@ -17,7 +17,7 @@ from fusion.errors import ForceError, InputInvalid
 from fusion.explain import Explanation
 from fusion.fuse import CompiledPolicy, Needs, Ranked
 from fusion.live import Decision
-from fusion.signals import Candidates, Probabilities
+from fusion.signals import NO_CANDIDATES, Candidates, Probabilities
 from service.admission import Deadline
 from service.drift import Drift
 from service.engine import Predicted
@@ -228,7 +228,7 @@ def fuse(request: RankRequest, policy: CompiledPolicy, predicted: Predicted) -> 
         PolicyFailed: a score is not finite.
     """
     probabilities = Probabilities(predicted.p_NT, predicted.p_joint_NT, predicted.p_up_N)
-    candidates = known_candidates(request, policy.needs)
+    candidates = NO_CANDIDATES if policy.is_score_alone else known_candidates(request, policy.needs)
     try:
         if request.explain:
             return policy.explain(probabilities, request.top_k, candidates)

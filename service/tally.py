@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Protocol
 
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+
+__all__ = ["Counts", "Observes", "Stage", "Stages", "Tallies", "TimedStage", "compiled"]
 
 try:
     from service import compiled_tally as compiled
@@ -122,4 +125,6 @@ class TimedStage:
         self._seconds.observe(end - self._start)
 
 
-Stage = TimedStage if compiled is None else compiled.Stage
+Stage: Callable[[str, Stages, Observes], AbstractContextManager[None]] = TimedStage
+if compiled is not None:
+    Stage = compiled.Stage  # type: ignore[assignment]  # with compiled tallies all observe by them

@@ -97,6 +97,12 @@ def score_loops():
 
 
 @pytest.fixture(scope="session")
+def compiled_tally():
+    """Return the service's compiled tallies."""
+    return _built("service.compiled_tally")
+
+
+@pytest.fixture(scope="session")
 def training_loops():
     """Return training's compiled loop."""
     return _built("training.compiled")

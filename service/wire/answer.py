@@ -69,14 +69,14 @@ def head_of(ranking: Ranking) -> dict[str, object]:
 
 def json_answer(ranking: Ranking) -> bytes:
     """Return the JSON of a `RankAnswer`."""
-    return b'%b,"items":[%b]}' % (orjson.dumps(head_of(ranking))[:-1], _items(ranking))
+    before, after = orjson.dumps(head_of(ranking))[:-1] + b',"items":[', b"]}"
+    if not len(ranking.ranked.order_K):
+        return before + after
+    return _with_items(ranking, before, after)
 
 
-def _items(ranking: Ranking) -> bytes:
-    order_K = ranking.ranked.order_K
-    if not len(order_K):
-        return b""
-    ids = ranking.request.ids
+def _with_items(ranking: Ranking, before: bytes, after: bytes) -> bytes:
+    order_K, ids = ranking.ranked.order_K, ranking.request.ids
     template = _template(ranking.snapshot.fusion.tasks, *_given(ranking))
     explained = None
     if ranking.explanation is not None:
@@ -86,7 +86,9 @@ def _items(ranking: Ranking) -> bytes:
         columns_NC = np.concatenate(_parts(ranking.predicted), axis=1, dtype=np.float32)
         scores = orjson.dumps(ranking.ranked.score_N[order_K], option=_NUMPY)[1:-1]
         order_K = np.ascontiguousarray(order_K)
-        written = loops.json.write_items(list(ids), order_K, scores, columns_NC, _pieces(template), explained)
+        written = loops.json.write_items(
+            list(ids), order_K, scores, columns_NC, _pieces(template), explained, before, after
+        )
         if written is not None:
             return written
     columns = probability_columns(ranking)
@@ -100,7 +102,7 @@ def _items(ranking: Ranking) -> bytes:
         texts[2 + column :: width] = numbers[column :: columns.shape[1]]
     if explained is not None:
         texts[width - 1 :: width] = explained
-    return b",".join([template] * len(order_K)) % tuple(texts)
+    return before + (b",".join([template] * len(order_K)) % tuple(texts)) + after
 
 
 def probability_columns(ranking: Ranking) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:

@@ -3,6 +3,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from bundle.columns import Column
+
 class CandidateReader:
     def __init__(self, names: Sequence[str], kinds: Sequence[str]) -> None: ...
     def read(
@@ -12,7 +14,7 @@ class CandidateReader:
             bytes,
             list[str],
             list[str | None] | None,
-            list[tuple[NDArray[np.generic] | list[str | None], NDArray[np.bool_] | None] | None],
+            dict[str, Column | list[str | None]],
         ]
         | None
     ): ...
@@ -24,4 +26,6 @@ def write_items(
     columns_NC: NDArray[np.float32],
     template: tuple[bytes, ...],
     last: list[bytes] | None = None,
+    before: bytes = b"",
+    after: bytes = b"",
 ) -> bytes | None: ...

@@ -8,8 +8,10 @@ Every read stops at the NUL that ends any `bytes`: no character that is read pas
 """
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_XDECREF
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t, uint8_t, uint64_t
@@ -17,11 +19,16 @@ from libc.string cimport memchr, memcmp, memcpy, strlen
 
 import numpy as np
 
+from bundle.columns import Column
+
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
     double PyOS_string_to_double(const char* text, char** end, void* overflow) except? -1.0
     char* PyOS_double_to_string(double value, char code, int precision, int flags, int* kind) except NULL
     int Py_DTSF_ADD_DOT_0
+    PyObject* PyBytes_FromStringAndSize(const char* text, Py_ssize_t size) except NULL
+    char* PyBytes_AsString(PyObject* text) except NULL
+    int _PyBytes_Resize(PyObject** text, Py_ssize_t size) except -1
 
 ctypedef const unsigned char* Text
 
@@ -234,12 +241,13 @@ cdef struct Feature:
 cdef class CandidateReader:
     """Takes the candidates out of the bodies of one schema's requests."""
 
-    cdef tuple names
+    cdef tuple texts, names
     cdef Feature* known
     cdef Py_ssize_t features
 
     def __init__(self, names, kinds):
         """Take candidates' features and their kinds: integer, number, string, or another, which is not read."""
+        self.texts = tuple(names)
         self.names = tuple(name.encode() for name in names)
         self.features = len(self.names)
         self.known = <Feature*> PyMem_Malloc(max(1, self.features) * sizeof(Feature))
@@ -257,8 +265,8 @@ cdef class CandidateReader:
 
         Returns:
             The body with an empty list in the candidates' place, which may be wrong elsewhere; ids; groups, or None
-            where there are none; by feature None where no candidate has a value, else the values, int64 or float64 [N]
-            or a list of texts and None, and which are missing, bool [N], or None where none are.
+            where there are none; features by name where any candidate has a value: a `Column` of int64 or float64, or a
+            list of texts and None.
         """
         if most < 1:
             return None
@@ -555,21 +563,22 @@ cdef class _Reading:
         self.some_groups = True
         return self.name(at, self.groups)
 
-    cdef list given(self):
+    cdef dict given(self):
         """Return what `CandidateReader.read` says of features."""
         cdef Py_ssize_t rows = len(self.ids), feature
-        cdef list given = []
+        cdef dict given = {}
         cdef Kind kind
         for feature in range(self.features):
             kind = self.known[feature].kind
             if self.lacking[feature] == rows:
-                given.append(None)
-            elif kind == STRING:
-                given.append((self.texts[feature], None))
+                continue
+            name = self.reader.texts[feature]
+            if kind == STRING:
+                given[name] = self.texts[feature]
             else:
                 values_N = self.values_FM[feature, :rows]
                 missing_N = self.missing_FM[feature, :rows].view(np.bool_) if self.lacking[feature] else None
-                given.append((values_N.view(np.float64) if kind == NUMBER else values_N, missing_N))
+                given[name] = Column(values_N.view(np.float64) if kind == NUMBER else values_N, missing_N)
         return given
 
 
@@ -630,8 +639,10 @@ cdef Py_ssize_t needs_no_escapes(const char* text, Py_ssize_t size) noexcept nog
 
 
 def write_items(list ids not None, const int64_t[::1] order_K, bytes scores not None, const float[:, ::1] columns_NC,
-                tuple template not None, list last=None):
+                tuple template not None, list last=None, bytes before not None=b"", bytes after not None=b""):
     """Return the JSON of candidates in an order, with commas between them; None where an id needs escapes.
+
+    All of it is written where it stays: an answer is as long as all that its request made the processor read.
 
     Args:
         ids: of all candidates.
@@ -641,19 +652,20 @@ def write_items(list ids not None, const int64_t[::1] order_K, bytes scores not 
         template: what stands before, between and behind a candidate's id, score, probabilities and last value, if any:
             C + 3 texts, or C + 4.
         last: JSON of a last value, bytes by position.
+        before, after: what the answer begins and ends with.
 
     Raises:
         ValueError, IndexError: arguments that do not fit each other.
     """
     cdef Py_ssize_t rows = len(order_K), columns = columns_NC.shape[1], pieces = len(template)
     cdef Py_ssize_t k, column, size, row, candidates = min(<Py_ssize_t> len(ids), columns_NC.shape[0])
-    cdef Py_ssize_t most = len(scores) + rows
+    cdef Py_ssize_t most = len(before) + len(scores) + rows + len(after)
     cdef const char* score = PyBytes_AS_STRING(scores)
     cdef const char* comma
     cdef Piece* piece
     cdef Piece* named
     cdef char* at
-    cdef char* begin
+    cdef PyObject* answer = NULL
     if pieces != columns + 3 + (last is not None):
         raise ValueError(f"template: found {pieces} texts, expected {columns + 3 + (last is not None)}")
     if last is not None and len(last) != rows:
@@ -663,7 +675,6 @@ def write_items(list ids not None, const int64_t[::1] order_K, bytes scores not 
     piece = <Piece*> PyMem_Malloc((pieces + rows) * sizeof(Piece))
     if piece == NULL:
         raise MemoryError
-    begin = NULL
     try:
         named = piece + pieces
         for k in range(pieces):
@@ -678,9 +689,10 @@ def write_items(list ids not None, const int64_t[::1] order_K, bytes scores not 
                 return None
             most += named[k].size + (0 if last is None else len(<bytes?> last[k]))
         most += rows * columns * LONGEST_NUMBER
-        begin = at = <char*> PyMem_Malloc(most + 1)
-        if at == NULL:
-            raise MemoryError
+        answer = PyBytes_FromStringAndSize(NULL, most)
+        at = PyBytes_AsString(answer)
+        memcpy(at, PyBytes_AS_STRING(before), len(before))
+        at += len(before)
         for k in range(rows):
             row = order_K[k]
             memcpy(at, piece[0].at, piece[0].size)
@@ -706,9 +718,13 @@ def write_items(list ids not None, const int64_t[::1] order_K, bytes scores not 
             at += piece[pieces - 1].size
             at[0] = c','
             at += 1
-        return PyBytes_FromStringAndSize(begin, max(0, at - begin - 1))
+        at -= rows > 0  # the last comma
+        memcpy(at, PyBytes_AS_STRING(after), len(after))
+        at += len(after)
+        _PyBytes_Resize(&answer, at - PyBytes_AsString(answer))
+        return <object> answer
     except UnicodeEncodeError:
         return None
     finally:
         PyMem_Free(piece)
-        PyMem_Free(begin)
+        Py_XDECREF(answer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -72,6 +73,7 @@ ENCODINGS = {
 }
 
 
+@lru_cache(maxsize=64)
 def encoding_of_body(content_type: str | None) -> Encoding:
     """Return the encoding that a request says its body has; JSON where it says nothing.
 
@@ -88,6 +90,7 @@ def encoding_of_body(content_type: str | None) -> Encoding:
     return found
 
 
+@lru_cache(maxsize=64)
 def encoding_of_answer(accept: str | None) -> Encoding:
     """Return the encoding of an answer: Arrow where `Accept` names it before JSON, else JSON."""
     for part in (accept or "").split(","):

@@ -50,7 +50,7 @@ class TypedJson:
         """
         limits: dict[str, Any] = {"max_candidates": max_candidates, "request_id": request_id}
         try:
-            if (read := self._read(body, max_candidates)) is not None:
+            if self._reader is not None and (read := self._reader.read(body, max_candidates)) is not None:
                 head, ids, groups, items = read
                 return request_of(_HEAD.decode(head), ids, items, groups, **limits)
             decoded = self._decoder.decode(body)
@@ -64,20 +64,6 @@ class TypedJson:
             return None
         columns = () if given.features is UNSET else msgspec.structs.astuple(given.features)
         return request_of(decoded, given.id, self._items(columns), given.group, given.vector, **limits)
-
-    def _read(
-        self, body: bytes, max_candidates: int
-    ) -> tuple[bytes, list[str], list[str | None] | None, dict[str, RawColumn]] | None:
-        """Return a body without its candidates, and their ids, groups and features, if compiled loops can read it."""
-        if self._reader is None or (read := self._reader.read(body, max_candidates)) is None:
-            return None
-        head, ids, groups, given = read
-        items: dict[str, RawColumn] = {}
-        for name, found in zip(self._names, given, strict=True):
-            if found is not None:
-                values, missing_N = found
-                items[name] = values if isinstance(values, list) else Column(values, missing_N)
-        return head, ids, groups, items
 
     def _of_rows(self, candidates: list[Any]) -> dict[str, RawColumn]:
         """Return one column per feature that any candidate brings."""

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion.errors import InputInvalid, NoLatent, UnknownTask
-from fusion.formulas import rank_within, squeeze_negative
+from fusion.formulas import order_by_score, rank_within, squeeze_negative
 from fusion.fuse import compile_policy
 from fusion.policies import POLICY
 from fusion.signals import Probabilities
@@ -292,3 +292,26 @@ def test_ranks_are_one_more_than_the_number_of_larger_signals(rows, exact):
     signals_KN += 0.0 if exact else np.arange(signals_KN.shape[1]) % 2 * 1e-12
     expected = [[1 + sum(other > own for other in signal_N) for own in signal_N] for signal_N in signals_KN]
     np.testing.assert_array_equal(rank_within(signals_KN), np.array(expected, dtype=np.intp).reshape(signals_KN.shape))
+
+
+@given(
+    scores=st.lists(st.floats(allow_nan=False) | st.sampled_from([0.0, -0.0, 0.5, 1.0, 5e-324, -5e-324]), max_size=300)
+)
+def test_the_compiled_order_is_that_of_a_stable_sort(score_loops, scores):
+    score_N = np.array(scores, dtype=np.float64)
+    order_N = score_loops.order_by_score(score_N)
+    assert order_N.tolist() == sorted(range(len(scores)), key=lambda row: -scores[row])
+    assert order_N.dtype == np.intp
+
+
+def test_the_compiled_order_is_that_of_numpy_where_ties_are_many(score_loops):
+    rng = np.random.default_rng(3)
+    for rows in (1, 255, 256, 257, 3000):
+        score_N = rng.choice([0.0, -0.0, 1.0, 0.25, -3.0, np.inf, -np.inf], rows)
+        assert score_loops.order_by_score(score_N).tolist() == (-score_N).argsort(kind="stable").tolist()
+
+
+def test_the_compiled_order_leaves_what_is_no_number(score_loops):
+    score_N = np.array([0.5, np.nan, 1.0])
+    assert score_loops.order_by_score(score_N) is None
+    assert order_by_score(score_N).tolist() == [2, 0, 1]

@@ -25,7 +25,8 @@ def run(found: Admission, seconds: float, times: int) -> int:
 
 
 def test_no_more_than_the_limit_are_let_in():
-    found = admission(max_in_flight=3)
+    metrics = Metrics(CollectorRegistry())
+    found = Admission(Settings.model_validate({"models": "m", "fusion": "f", "max_in_flight": 3}), metrics)
     for _ in range(3):
         found.take()
     with pytest.raises(Overloaded) as caught:
@@ -34,7 +35,7 @@ def test_no_more_than_the_limit_are_let_in():
     found.give_back(None)
     found.take()
     assert found.in_flight == 3
-    assert found._metrics.registry.get_sample_value("dlen_rank_shed_total", {"reason": "limit"}) == 1
+    assert metrics.registry.get_sample_value("dlen_rank_shed_total", {"reason": "limit"}) == 1
 
 
 @pytest.mark.parametrize(

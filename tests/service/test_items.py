@@ -82,6 +82,7 @@ class Asked:
         return Ranker(self.metrics).rank(request, self.snapshot, FAR)
 
     def counted(self) -> dict[str, float]:
+        self.metrics.tallies.settle()
         samples = [s for metric in self.metrics.items.collect() for s in metric.samples]
         return {sample.labels["source"]: sample.value for sample in samples}
 

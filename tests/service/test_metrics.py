@@ -5,13 +5,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry
 
 from service.errors import PortTaken
-from service.metrics import SECONDS, Metrics, SupervisorMetrics, observe, start_metrics_server
+from service.metrics import Metrics, SupervisorMetrics, start_metrics_server
 from service.record import Record
+from service.tally import Tallies
 from service.versioned import FAMILIES, VersionedMetrics
 
 
@@ -24,7 +23,7 @@ def test_the_docs_list_every_metric_with_its_labels():
         kind = "counter" if family.counts else "gauge"
         wanted.add((name + ("_total" if family.counts else ""), kind, ", ".join(family.labels)))
     for collector in registry._collector_to_names:
-        if isinstance(collector, VersionedMetrics):
+        if isinstance(collector, VersionedMetrics | Tallies):
             continue
         suffix = "_total" if collector._type == "counter" else ""
         wanted.add((collector._name + suffix, collector._type, ", ".join(collector._labelnames) or "–"))
@@ -49,18 +48,3 @@ def test_a_taken_port_is_named():
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-@given(amounts=st.lists(st.floats(0, 5) | st.sampled_from(SECONDS), min_size=1, max_size=30))
-def test_observing_by_bisection_counts_what_prometheus_client_counts(amounts):
-    registry = CollectorRegistry()
-    by_bisection, by_client = (Histogram(name, "seconds", buckets=SECONDS, registry=registry) for name in ("a", "b"))
-    for amount in amounts:
-        observe(by_bisection, amount)
-        by_client.observe(amount)
-    ours, theirs = (
-        {(sample.name.removeprefix(metric.name), str(sample.labels)): sample.value for sample in metric.samples}
-        for metric in registry.collect()
-    )
-    ours, theirs = ({key: v for key, v in found.items() if key[0] != "_created"} for found in (ours, theirs))
-    assert ours == theirs

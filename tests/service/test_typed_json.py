@@ -227,13 +227,14 @@ def test_a_number_is_the_nearest_double(json_loops, text):
     if math.isinf(float(text)):
         assert read is None
     else:
-        assert read[3][0][0].tobytes() == np.float64(text).tobytes()
+        assert read[3]["f0"].values.tobytes() == np.float64(text).tobytes()
 
 
 @pytest.mark.parametrize("value", [2**63 - 1, -(2**63) + 1, 0, 10**18])
 def test_integers_of_64_bits_are_read_exactly(json_loops, value):
     reader = json_loops.CandidateReader(["x"], ["integer"])
-    assert reader.read(b'{"candidates":{"id":["a"],"features":{"x":[%d]}}}' % value, 5)[3][0][0].tolist() == [value]
+    read = reader.read(b'{"candidates":{"id":["a"],"features":{"x":[%d]}}}' % value, 5)
+    assert read[3]["x"].values.tolist() == [value]
 
 
 @pytest.mark.parametrize("many", [1, 5])
@@ -244,7 +245,7 @@ def test_what_is_common_is_read_by_compiled_loops(json_loops, many):
     ]
     for shape in (rows, in_columns(rows)):
         text = json.dumps({"user": {"id": "{"}, "candidates": shape}, indent=1, ensure_ascii=False)
-        read = TypedJson(PLAIN.item_part)._read(text.encode(), 5)
+        read = TypedJson(PLAIN.item_part)._reader.read(text.encode(), 5)
         assert read is not None
         head, ids, groups, items = read
         assert json.loads(head) == {"user": {"id": "{"}, "candidates": []}

@@ -14,10 +14,27 @@ from service.worker import Worker
 
 @pytest.mark.parametrize(
     "missing",
-    [None, "bundle.loops.compiled", "fusion.loops.compiled", "service.wire.loops.json", "service.wire.loops.arrow"],
+    [
+        None,
+        "bundle.loops.compiled",
+        "fusion.loops.compiled",
+        "service.wire.loops.json",
+        "service.wire.loops.arrow",
+        "service.tally.compiled",
+    ],
 )
 def test_a_worker_without_compiled_loops_says_so(
-    tmp_path, make_bundle, fusion_file, json_loops, arrow_loops, hash_loops, score_loops, monkeypatch, caplog, missing
+    tmp_path,
+    make_bundle,
+    fusion_file,
+    json_loops,
+    arrow_loops,
+    hash_loops,
+    score_loops,
+    compiled_tally,
+    monkeypatch,
+    caplog,
+    missing,
 ):
     make_bundle(tmp_path / "models" / "tiny" / "1")
     if missing is not None:
