@@ -63,8 +63,10 @@ class Admission:
         self._mean_seconds = 0.0
         self.limit = settings.max_in_flight
         self.in_flight = 0
-        metrics.tallies.show(metrics.limit, lambda: self.limit)
-        metrics.tallies.show(metrics.in_flight, lambda: self.in_flight)
+        self._shown_limit = metrics.tallies.level(metrics.limit)
+        self._shown_in_flight = metrics.tallies.level(metrics.in_flight)
+        self._shown_limit.set(self.limit)
+        self._shown_in_flight.set(0)
 
     def deadline(self, headers: Mapping[str, str]) -> Deadline:
         """Return the deadline that a request's headers ask for, counted from now.
@@ -126,10 +128,12 @@ class Admission:
             self.count_shed()
             raise self.refusal()
         self.in_flight += 1
+        self._shown_in_flight.set(self.in_flight)
 
     def give_back(self, computed_seconds: float | None) -> None:
         """Return a permit; `computed_seconds` is what its request took of a thread, None where it took nothing."""
         self.in_flight -= 1
+        self._shown_in_flight.set(self.in_flight)
         if computed_seconds is None:
             return
         weight = SMOOTHING if self._mean_seconds else 1.0
@@ -141,3 +145,4 @@ class Admission:
         waiting = settings.queue_ms / 1000 / max(self._mean_seconds, 1e-6)
         limit = int(min(settings.threads * (1 + waiting), settings.max_in_flight))
         self.limit = max(limit, min(settings.threads + 1, settings.max_in_flight))
+        self._shown_limit.set(self.limit)

@@ -1,59 +1,78 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""Counts that only rise until they are taken, and a request's stages, compiled: no lock, no float object, no call.
+"""Counts, and a request's stages, compiled: no lock, no float object, no call of prometheus-client's.
 
-The interpreter's lock guards them: nothing here lets go of it between reading a number and writing it.
+Each number is a double in somebody's memory: that of a worker's file, which its supervisor reads at any time, or one of
+its own, from which it is taken. The interpreter's lock guards them: nothing here lets go of it between reading a number
+and writing it.
 """
 
 cimport cython
-from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 
 from time import perf_counter
 
 
 @cython.final
 cdef class Count:
-    """What a counter rises by."""
+    """A number that is raised or set in place."""
 
-    cdef double total
+    cdef double[::1] place
+
+    def __init__(self, double[::1] place not None):
+        """Take the place of one double."""
+        if place.shape[0] != 1:
+            raise ValueError(f"place: found {place.shape[0]} numbers, expected 1")
+        self.place = place
 
     def inc(self, double amount=1.0):
         """Add to it."""
-        self.total += amount
+        self.place[0] += amount
+
+    def set(self, double value):
+        """Let it be this."""
+        self.place[0] = value
 
     def take(self):
-        """Return what it has risen by since it was last taken."""
-        cdef double total = self.total
-        self.total = 0.0
+        """Return it, and let it be 0."""
+        cdef double total = self.place[0]
+        self.place[0] = 0.0
         return total
 
 
 @cython.final
 cdef class Observations:
-    """What a histogram's sum and buckets rise by."""
+    """A histogram's sum and buckets, raised in place."""
 
-    cdef double* bounds_B
-    cdef double* counts_B
+    cdef list held
+    cdef double* bounds
+    cdef double** places
     cdef Py_ssize_t buckets
-    cdef double total
-    cdef bint is_empty
 
-    def __cinit__(self, bounds_B):
-        """Take the buckets' upper bounds, which rise, the last one being infinity."""
-        cdef Py_ssize_t bucket
+    def __cinit__(self, bounds_B, places):
+        """Take the buckets' upper bounds, which rise, the last one being infinity, and the places of sum and buckets."""
+        cdef Py_ssize_t at
+        cdef double[::1] place
+        self.held = list(places)  # so that the memory stays
         self.buckets = len(bounds_B)
         if self.buckets == 0 or bounds_B[self.buckets - 1] != float("inf"):
             raise ValueError(f"bounds: found {list(bounds_B)}, expected the last one to be infinity")
-        self.bounds_B = <double*> PyMem_Malloc(self.buckets * sizeof(double))
-        self.counts_B = <double*> PyMem_Calloc(self.buckets, sizeof(double))
-        if self.bounds_B == NULL or self.counts_B == NULL:
+        if len(self.held) != self.buckets + 1:
+            raise ValueError(f"places: found {len(self.held)}, expected {self.buckets + 1}")
+        self.bounds = <double*> PyMem_Malloc(self.buckets * sizeof(double))
+        self.places = <double**> PyMem_Malloc((self.buckets + 1) * sizeof(double*))
+        if self.bounds == NULL or self.places == NULL:
             raise MemoryError
-        for bucket in range(self.buckets):
-            self.bounds_B[bucket] = bounds_B[bucket]
-        self.is_empty = True
+        for at in range(self.buckets):
+            self.bounds[at] = bounds_B[at]
+        for at in range(self.buckets + 1):
+            place = self.held[at]
+            if place.shape[0] != 1:
+                raise ValueError(f"place: found {place.shape[0]} numbers, expected 1")
+            self.places[at] = &place[0]
 
     def __dealloc__(self):
-        PyMem_Free(self.bounds_B)
-        PyMem_Free(self.counts_B)
+        PyMem_Free(self.bounds)
+        PyMem_Free(self.places)
 
     def observe(self, double amount):
         """Add one observation."""
@@ -61,23 +80,18 @@ cdef class Observations:
 
     cdef void add(self, double amount) noexcept:
         cdef Py_ssize_t bucket = 0
-        while bucket < self.buckets - 1 and not amount <= self.bounds_B[bucket]:
+        while bucket < self.buckets - 1 and not amount <= self.bounds[bucket]:
             bucket += 1
-        self.counts_B[bucket] += 1.0
-        self.total += amount
-        self.is_empty = False
+        self.places[0][0] += amount
+        self.places[1 + bucket][0] += 1.0
 
     def take(self):
-        """Return what the sum and each bucket have risen by since they were last taken; None where by nothing."""
-        cdef Py_ssize_t bucket
-        cdef double total = self.total
-        if self.is_empty:
-            return None
-        counts = [self.counts_B[bucket] for bucket in range(self.buckets)]
-        for bucket in range(self.buckets):
-            self.counts_B[bucket] = 0.0
-        self.total, self.is_empty = 0.0, True
-        return total, counts
+        """Return sum and buckets, and let them be 0."""
+        cdef Py_ssize_t at
+        taken = [self.places[at][0] for at in range(self.buckets + 1)]
+        for at in range(self.buckets + 1):
+            self.places[at][0] = 0.0
+        return taken
 
 
 @cython.final

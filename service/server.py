@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Protocol
 
 import uvicorn
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Histogram
 
 from bundle.memory import keep_freed_memory
 from service.app import build_app
@@ -49,12 +49,12 @@ class Beats(Protocol):
 class DrainingServer(uvicorn.Server):
     """A server that is told to stop by a signal and stops when its lifecycle says so."""
 
-    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, metrics: Metrics, beats: Beats | None) -> None:
-        """Serve until the lifecycle's drain window is over; observe how late the event loop wakes."""
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, lag: Histogram, beats: Beats | None) -> None:
+        """Serve until the lifecycle's drain window is over; observe in `lag` how late the event loop wakes."""
         super().__init__(config)
         self._beats = beats
         self._lifecycle = lifecycle
-        self._metrics = metrics
+        self._lag = lag
         self._ticked: float | None = None
         self._supervisor = multiprocessing.parent_process()
         self._forked_from = os.getppid()
@@ -64,12 +64,11 @@ class DrainingServer(uvicorn.Server):
         self._lifecycle.drain()
 
     async def on_tick(self, counter: int) -> bool:
-        """Settle counts and look ten times a second whether to stop; a worker without its supervisor drains too."""
+        """Look ten times a second whether to stop; a worker without its supervisor drains too."""
         now = time.perf_counter()
         if self._ticked is not None:
-            self._metrics.loop_lag.observe(max(0.0, now - self._ticked - TICK_SECONDS))
+            self._lag.observe(max(0.0, now - self._ticked - TICK_SECONDS))
         self._ticked = now
-        self._metrics.tallies.settle()
         if self._beats is not None:
             self._beats.value += 1
         if self._is_orphan() and self._lifecycle.stop_at is None:
@@ -134,7 +133,7 @@ def run_worker(
         opened.listen(BACKLOG)
         host, port = opened.getsockname()[:2]
         _LOG.info("serving on http://%s:%d, metrics on http://%s:%d", host, port, settings.metrics_host, metrics_port)
-        DrainingServer(config, worker.lifecycle, metrics, beats).run([opened])
+        DrainingServer(config, worker.lifecycle, metrics.loop_lag, beats).run([opened])
     finally:
         worker.close()
     return 0

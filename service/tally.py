@@ -1,11 +1,11 @@
-"""What requests count and time on its way to prometheus-client: added up by compiled tallies, handed over later.
+"""What requests count and time, raised in place and not by prometheus-client's own calls.
 
-A request counts and observes some twenty times; by prometheus-client's own calls, each with a lock, that is a twentieth
-of a small request's work. `Tallies.settle` hands over what has gathered: at each scrape of the process, ten times a
-second (of several workers the supervisor reads the files) and at the end, so that a worker that is killed loses a tenth
-of a second of its counts.
+A request counts and observes some twenty times; by those calls, each with a lock, that is a twentieth of a small
+request's work. One of several workers raises the numbers where prometheus-client keeps them, in the worker's files, so
+that nothing is lost when it is killed. A process alone raises numbers of its own, which each scrape hands over first.
+Both stand on what prometheus-client calls its own; tests hold what is shown equal to what it counts itself.
 
-Without the compiled tallies (`compiled_tally.pyx`) all is counted by prometheus-client at once.
+Without the compiled tallies (`compiled_tally.pyx`) all is counted by prometheus-client.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics_core import Metric
@@ -27,6 +27,8 @@ try:
 except ImportError:
     compiled = None  # type: ignore[assignment]
 
+_SIZE = 8
+"""Bytes of a double."""
 Stages = list[tuple[str, float, float]]
 """Name, start and end of each, on the clock of `time.perf_counter`."""
 
@@ -45,6 +47,13 @@ class Observes(Protocol):
         """Add one observation."""
 
 
+class Shows(Protocol):
+    """What a gauge and its tally have in common."""
+
+    def set(self, value: float) -> None:
+        """Let it be this."""
+
+
 class Tallies(Collector):
     """The tallies of one worker; shows nothing itself, but settles before those that are registered after it."""
 
@@ -56,39 +65,42 @@ class Tallies(Collector):
         """Return what counts for a counter."""
         if compiled is None:
             return counter
-        tally = compiled.Count()
+        place, is_own = _place_of(counter._value)
+        tally = compiled.Count(place)
 
         def settle() -> None:
             if total := tally.take():
                 counter.inc(total)
 
-        self._settlers.append(settle)
+        if is_own:
+            self._settlers.append(settle)
         return tally
+
+    def level(self, gauge: Gauge) -> Shows:
+        """Return what is set for a gauge."""
+        if compiled is None:
+            return gauge
+        place, is_own = _place_of(gauge._value)
+        if is_own:
+            self._settlers.append(lambda: gauge.set(place[0]))
+        return compiled.Count(place)
 
     def observations(self, histogram: Histogram) -> Observes:
-        """Return what observes for a histogram.
-
-        It stands on what prometheus-client calls its own (a test holds both equal): bounds, their counters, the sum.
-        """
+        """Return what observes for a histogram."""
         if compiled is None:
             return histogram
-        tally = compiled.Observations(histogram._upper_bounds)
+        values = [histogram._sum, *histogram._buckets]
+        places = [_place_of(value) for value in values]
+        tally = compiled.Observations(histogram._upper_bounds, [place for place, _ in places])
 
         def settle() -> None:
-            if (taken := tally.take()) is None:
-                return
-            total, counts = taken
-            histogram._sum.inc(total)
-            for bucket, count in zip(histogram._buckets, counts, strict=True):
-                if count:
-                    bucket.inc(count)
+            for value, amount in zip(values, tally.take(), strict=True):
+                if amount:
+                    value.inc(amount)
 
-        self._settlers.append(settle)
+        if any(is_own for _, is_own in places):
+            self._settlers.append(settle)
         return tally
-
-    def show(self, gauge: Gauge, value: Callable[[], float]) -> None:
-        """Let a gauge show a value as it is whenever it is settled."""
-        self._settlers.append(lambda: gauge.set(value()))
 
     def settle(self) -> None:
         """Hand over to prometheus-client what has gathered."""
@@ -103,6 +115,18 @@ class Tallies(Collector):
     def describe(self) -> Iterable[Metric]:
         """Name no metric."""
         return ()
+
+
+def _place_of(value: Any) -> tuple[memoryview[float], bool]:
+    """Return where a value of prometheus-client lies in a worker's file, or a double of our own, and whether that.
+
+    The file may grow, and then be mapped again: what was mapped before is still the same file.
+    """
+    if not hasattr(value, "_file"):
+        return memoryview(bytearray(_SIZE)).cast("d"), True
+    file = value._file
+    begin = file._positions[value._key]
+    return memoryview(file._m)[begin : begin + _SIZE].cast("d"), False
 
 
 class TimedStage:

@@ -70,10 +70,9 @@ class Worker:
         return "this processor lacks AVX-512 VNNI"
 
     def close(self) -> None:
-        """Let go of the threads, and of what was counted."""
+        """Let go of the threads."""
         self.reloader.stop()
         self.compute.close()
-        self.metrics.tallies.settle()
         if self.tracing is not None:
             self.tracing.close()
 
