@@ -24,15 +24,18 @@ class Door:
         """Guard POSTs of one path; `refused` counts who is not let in."""
         self._admission = admission
         self._path = path.encode()
+        self._with_query = self._path + b"?"
         self._refused = refused
         self._answers: dict[tuple[int, int], bytes] = {}
 
     def guards(self, url: bytes) -> bool:
         """Return whether a request's target is the guarded path."""
-        return url.startswith(self._path) and url[len(self._path) : len(self._path) + 1] in (b"", b"?")
+        return url == self._path or url.startswith(self._with_query)
 
     def lets_in(self, headers: list[tuple[bytes, bytes]]) -> bool:
         """Return whether a permit is free that a request with this head can wait for."""
+        if not self._admission.has_room:
+            return False
         told = next((value for name, value in headers if name == _DEADLINE), None)
         return self._admission.room_by(None if told is None else told.decode("latin-1"))
 
@@ -93,15 +96,20 @@ def guarded(door: Door, protocol: type[HttpToolsProtocol] = HttpToolsProtocol) -
             self.cycle = _REFUSED
             self._closing = not keep_alive
 
+        def on_body(self, body: bytes) -> None:
+            """Throw a refused request's body away."""
+            if self.cycle is not _REFUSED:
+                super().on_body(body)
+
         def on_message_complete(self) -> None:
             """End the request; close where the caller does not want to go on (before, its body would break it)."""
-            super().on_message_complete()
-            if self.cycle is _REFUSED:
-                if self._closing:
-                    self.transport.close()
-                else:
-                    self.timeout_keep_alive_task = self.loop.call_later(
-                        self.timeout_keep_alive, self.timeout_keep_alive_handler
-                    )
+            if self.cycle is not _REFUSED:
+                super().on_message_complete()
+            elif self._closing:
+                self.transport.close()
+            else:
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
 
     return Guarded
