@@ -12,7 +12,7 @@ from training.models.backbones import MMOE, PLE, SharedBottom
 from training.models.config import MODEL_NAMES, ModelConfig
 from training.models.heads import LatentHead
 from training.models.initialise import initialise
-from training.models.layers import BatchedMLP, InputLayer, joint_layers, side_by_side
+from training.models.layers import BatchedMLP, InputLayer, Layer, column_products, joint_layers, side_by_side
 from training.models.network import Network
 
 SCHEMA = FeatureSchema.model_validate(
@@ -133,31 +133,73 @@ def test_networks_in_training_give_what_they_give_otherwise_and_its_gradients(na
         torch.testing.assert_close(found[parameter], gradient, rtol=1e-9, atol=1e-12, msg=parameter)
 
 
-@pytest.mark.parametrize("groups", [[(1, 1)], [(3, 5), (2, 7)], [(2, 8)], [(1, 3), (4, 8), (1, 1)]])
+def random_layers(groups, **options):
+    return [
+        Layer(
+            torch.randn(e, 6, h, requires_grad=True, **options),
+            torch.randn(e, 1, h, requires_grad=True, **options),
+            relu,
+        )
+        for e, h, relu in groups
+    ]
+
+
+def one_by_one(x, layers):
+    found = [side_by_side(x, layer.weight, layer.bias) for layer in layers]
+    return [torch.relu(each) if layer.is_relu else each for each, layer in zip(found, layers, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        [(1, 1, False)],
+        [(3, 5, True), (2, 7, False)],
+        [(2, 8, True)],
+        [(1, 3, False), (4, 8, True), (1, 1, True)],
+    ],
+)
 def test_layers_of_one_input_as_one_product_are_those_layers(groups):
     torch.manual_seed(0)
     x = torch.randn(4, 6, dtype=torch.double, requires_grad=True)
-    layers = [
-        (torch.randn(e, 6, h, dtype=torch.double, requires_grad=True),
-         torch.randn(e, 1, h, dtype=torch.double, requires_grad=True))
-        for e, h in groups
-    ]  # fmt: skip
-    for found, (weight, bias) in zip(joint_layers(x, layers), layers, strict=True):
-        torch.testing.assert_close(found, torch.einsum("bk,ekh->ebh", x, weight) + bias)
-    flat = [tensor for layer in layers for tensor in layer]
+    layers = random_layers(groups, dtype=torch.double)
+    for found, layer in zip(joint_layers(x, layers), layers, strict=True):
+        wanted = torch.einsum("bk,ekh->ebh", x, layer.weight) + layer.bias
+        torch.testing.assert_close(found, wanted.clamp(min=0) if layer.is_relu else wanted)
+    flat = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
 
     def of(x: torch.Tensor, *flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(joint_layers(x, list(zip(flat[::2], flat[1::2], strict=True))))
+        pairs = zip(flat[::2], flat[1::2], groups, strict=True)
+        return tuple(joint_layers(x, [Layer(weight, bias, relu) for weight, bias, (_, _, relu) in pairs]))
 
     assert torch.autograd.gradcheck(of, (x, *flat))
 
 
-def test_layers_of_one_input_are_products_of_their_own_under_autocast():
+def test_under_autocast_one_product_is_as_near_as_layers_of_their_own():
     torch.manual_seed(0)
-    x, weight, bias = torch.randn(4, 6), torch.randn(2, 6, 3), torch.randn(2, 1, 3)
+    x = torch.randn(64, 6, requires_grad=True)
+    layers = random_layers([(3, 5, True), (2, 7, False)])
+    inputs = [x, *(tensor for layer in layers for tensor in (layer.weight, layer.bias))]
     with torch.autocast("cpu", torch.bfloat16):
-        (found,) = joint_layers(x, [(weight, bias)])
-        assert torch.equal(found, side_by_side(x, weight, bias)) and found.dtype == torch.bfloat16
+        found, wanted = joint_layers(x, layers), one_by_one(x, layers)
+    exact = one_by_one(x, layers)
+    of_found, of_exact = (
+        torch.autograd.grad(sum(each.float().square().mean() for each in given), inputs, retain_graph=True)
+        for given in (found, exact)
+    )
+    for given, other in zip(found, wanted, strict=True):
+        assert given.dtype == torch.bfloat16
+        torch.testing.assert_close(given, other)
+    for given, other in zip(of_found, of_exact, strict=True):
+        assert given.dtype == torch.float32
+        torch.testing.assert_close(given, other, rtol=0.03, atol=0.01)
+
+
+def test_a_product_with_one_column_for_each_task_is_that_product():
+    torch.manual_seed(0)
+    x = torch.randn(3, 8, 5, dtype=torch.double, requires_grad=True)
+    weight = torch.randn(3, 5, dtype=torch.double, requires_grad=True)
+    torch.testing.assert_close(column_products(x, weight), (x * weight[:, None]).sum(2))
+    assert torch.autograd.gradcheck(column_products, (x, weight))
 
 
 def test_a_tables_gradient_by_the_compiled_loop_is_torchs_own(training_loops, monkeypatch):

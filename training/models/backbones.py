@@ -1,6 +1,7 @@
 """Backbones: input x [B, K] → one representation per task [T, B, H].
 
-Shared-bottom (Caruana, 1997), MMOE (Ma et al., KDD 2018), PLE/CGC (Tang et al., RecSys 2020).
+Shared-bottom (Caruana, 1997), MMOE (Ma et al., KDD 2018), PLE/CGC (Tang et al., RecSys 2020). Each names its `readers`,
+the networks that read x itself, and goes on from what they give, so that others can read x in the same product.
 Legend: B batch, K input width, E experts, T tasks, H width of an expert's last layer.
 """
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from training.models.config import ModelConfig
-from training.models.layers import BatchedMLP, joint_layers, linear_weight, side_by_side
+from training.models.layers import BatchedMLP, Layer, joint_layers, linear_weight, side_by_side
 
 
 class SharedBottom(nn.Module):
@@ -24,10 +25,19 @@ class SharedBottom(nn.Module):
         self.bottom = BatchedMLP(1, inputs, config.expert_hidden)
         self.outputs = self.bottom.outputs
 
-    def forward(self, x_BK: Tensor) -> Tensor:
-        """Return [T, B, H], the same for every task."""
-        bottom: Tensor = self.bottom(x_BK)
+    @property
+    def readers(self) -> list[Reader]:
+        """The networks that read x."""
+        return [self.bottom]
+
+    def after_readers(self, found: Sequence[Tensor]) -> Tensor:
+        """Return [T, B, H], the same for every task, from what the readers give."""
+        (bottom,) = found
         return bottom.expand(self.tasks, -1, -1)
+
+    def forward(self, x_BK: Tensor) -> Tensor:
+        """Return [T, B, H]."""
+        return self.after_readers(read(x_BK, self.readers, jointly=False))
 
 
 class SeparateBottoms(nn.Module):
@@ -38,10 +48,19 @@ class SeparateBottoms(nn.Module):
         self.bottoms = BatchedMLP(tasks, inputs, config.expert_hidden)
         self.outputs = self.bottoms.outputs
 
+    @property
+    def readers(self) -> list[Reader]:
+        """The networks that read x."""
+        return [self.bottoms]
+
+    def after_readers(self, found: Sequence[Tensor]) -> Tensor:
+        """Return [T, B, H] from what the readers give."""
+        (bottoms,) = found
+        return bottoms
+
     def forward(self, x_BK: Tensor) -> Tensor:
         """Return [T, B, H]."""
-        bottoms: Tensor = self.bottoms(x_BK)
-        return bottoms
+        return self.after_readers(read(x_BK, self.readers, jointly=False))
 
 
 class Gates(nn.Module):
@@ -54,12 +73,12 @@ class Gates(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return softmax weights [M, B, E] from x [B, K] or [M, B, K]."""
-        return self.after_first(side_by_side(x, *self.first))
+        return self.after_first(side_by_side(x, self.weight, self.bias))
 
     @property
-    def first(self) -> tuple[Tensor, Tensor]:
-        """Weight [M, K, E] and bias [M, 1, E]."""
-        return self.weight, self.bias
+    def first(self) -> Layer:
+        """The product that the softmax is taken of."""
+        return Layer(self.weight, self.bias, is_relu=False)
 
     def after_first(self, logits_MBE: Tensor) -> Tensor:
         """Return the softmax weights [M, B, E].
@@ -80,10 +99,19 @@ class MMOE(nn.Module):
         self.gates = Gates(inputs, tasks, config.experts)
         self.outputs = self.experts.outputs
 
+    @property
+    def readers(self) -> list[Reader]:
+        """The networks that read x."""
+        return [self.gates, self.experts]
+
+    def after_readers(self, found: Sequence[Tensor]) -> Tensor:
+        """Return [T, B, H] from what the readers give."""
+        gates_MBE, experts_EBH = found
+        return mix(gates_MBE, experts_EBH)
+
     def forward(self, x_BK: Tensor) -> Tensor:
         """Return [T, B, H]."""
-        gates_MBE, experts_EBH = read(x_BK, [self.gates, self.experts], jointly=self.training)
-        return mix(gates_MBE, experts_EBH)
+        return self.after_readers(read(x_BK, self.readers, jointly=self.training))
 
 
 class PLELevel(nn.Module):
@@ -100,15 +128,19 @@ class PLELevel(nn.Module):
         self.shared_gate = None if last else Gates(inputs, 1, self.shared + tasks * self.own)
         self.outputs = self.experts.outputs
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return [T, B, H] (last level) or [T + 1, B, H]; x is [B, K] (first level) or [T + 1, B, K]."""
-        shared_gates = [] if self.shared_gate is None else [self.shared_gate]
-        if x.dim() == 2:
-            readers: list[Gates | BatchedMLP] = [self.gates, self.experts, *shared_gates]
-            weights, experts_EBH, *shared_weights = read(x, readers, jointly=self.training)
-        else:
-            weights, experts_EBH = self.gates(x[:-1]), self.experts(self._spread(x))
-            shared_weights = [gate(x[-1:]) for gate in shared_gates]
+    @property
+    def readers(self) -> list[Reader]:
+        """The networks that read x [B, K], in the first level."""
+        return [self.gates, self.experts, *([] if self.shared_gate is None else [self.shared_gate])]
+
+    def forward(self, x_TBK: Tensor) -> Tensor:
+        """Return [T, B, H] (last level) or [T + 1, B, H] from [T + 1, B, K], in a level that is not the first."""
+        shared_weights = [] if self.shared_gate is None else [self.shared_gate(x_TBK[-1:])]
+        return self.after_readers([self.gates(x_TBK[:-1]), self.experts(self._spread(x_TBK)), *shared_weights])
+
+    def after_readers(self, found: Sequence[Tensor]) -> Tensor:
+        """Return the same from what gates and experts give."""
+        weights, experts_EBH, *shared_weights = found
         shared, own = experts_EBH[: self.shared], experts_EBH[self.shared :]
         own = own.view(self.tasks, self.own, *own.shape[1:])
         mixed = torch.stack([mix(weights[t : t + 1], torch.cat([shared, own[t]]))[0] for t in range(self.tasks)])
@@ -131,15 +163,33 @@ class PLE(nn.Module):
             inputs = config.expert_hidden[-1]
         self.outputs = inputs
 
-    def forward(self, x_BK: Tensor) -> Tensor:
-        """Return [T, B, H]."""
-        x = x_BK
-        for level in self.levels:
+    @property
+    def readers(self) -> list[Reader]:
+        """The networks that read x."""
+        return self._first.readers
+
+    def after_readers(self, found: Sequence[Tensor]) -> Tensor:
+        """Return [T, B, H] from what the readers give."""
+        x = self._first.after_readers(found)
+        for level in self.levels[1:]:
             x = level(x)
         return x
 
+    def forward(self, x_BK: Tensor) -> Tensor:
+        """Return [T, B, H]."""
+        return self.after_readers(read(x_BK, self.readers, jointly=self.training))
 
-def read(x_BK: Tensor, readers: Sequence[Gates | BatchedMLP], *, jointly: bool) -> list[Tensor]:
+    @property
+    def _first(self) -> PLELevel:
+        level = self.levels[0]
+        assert isinstance(level, PLELevel)
+        return level
+
+
+Reader = Gates | BatchedMLP
+
+
+def read(x_BK: Tensor, readers: Sequence[Reader], *, jointly: bool) -> list[Tensor]:
     """Return what each reader gives of x; jointly, their first layers are one product, which is faster to train."""
     if not jointly:
         return [reader(x_BK) for reader in readers]

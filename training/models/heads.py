@@ -15,7 +15,7 @@ from torch.nn.functional import logsigmoid
 
 from training.models.config import ModelConfig
 from training.models.dwell import DwellNormals, DwellTower
-from training.models.layers import BatchedMLP, last_product, linear_weight
+from training.models.layers import BatchedMLP, column_products, last_product, linear_weight
 from training.models.structure import TaskStructure
 
 
@@ -150,9 +150,9 @@ class IndependentHead(nn.Module):
         return TaskLogits(z_BT if wide_LBT is None else z_BT + wide_LBT[0], self.structure)
 
     def _product(self, towers_TBH: Tensor) -> Tensor:
-        """Return towers @ weight [T, B]; trained as products of one column it takes three times as long as a sum."""
+        """Return towers @ weight [T, B]."""
         if self.training:
-            return (towers_TBH.to(self.weight.dtype) * self.weight.transpose(1, 2)).sum(2)
+            return column_products(towers_TBH.to(self.weight.dtype), self.weight.squeeze(2))
         return last_product(towers_TBH, self.weight).squeeze(2)
 
 
@@ -178,11 +178,20 @@ class LatentHead(nn.Module):
         self.dwell = DwellTower(config, inputs) if config.dwell else None
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BK: Tensor, representations_TBH: Tensor, wide_LBT: Tensor | None = None) -> LatentLogits:
-        """Return the logits of P(t|UP) and P(t|¬UP), `wide_LBT` added, and of P(UP)."""
+    def forward(
+        self,
+        x_BK: Tensor,
+        representations_TBH: Tensor,
+        wide_LBT: Tensor | None = None,
+        latent_1BH: Tensor | None = None,
+    ) -> LatentLogits:
+        """Return the logits of P(t|UP) and P(t|¬UP), `wide_LBT` added, and of P(UP).
+
+        `latent_1BH` is what the latent network gives of x, where it has read it already.
+        """
         towers = self.towers(self.dropout(representations_TBH))
         fg_TB2 = last_product(towers, self.weight)
-        latent = self.dropout(self.latent(x_BK)[0])
+        latent = self.dropout((self.latent(x_BK) if latent_1BH is None else latent_1BH)[0])
         h_B = (last_product(latent, self.latent_weight) + self.latent_bias).squeeze(1)
         f_BT, g_BT = fg_TB2[:, :, 0].T + self.bias_f, fg_TB2[:, :, 1].T + self.bias_g
         if wide_LBT is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -147,6 +147,20 @@ class _TableRows(torch.autograd.Function):
         return table_VD, None
 
 
+class Layer(NamedTuple):
+    """E linear layers of one shape.
+
+    Attributes:
+        weight: [E, K, H].
+        bias: [E, 1, H].
+        is_relu: whether max(0, ·) follows.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    is_relu: bool
+
+
 class BatchedMLP(nn.Module):
     """E MLPs of one shape, each layer one batched product; ReLU after every layer."""
 
@@ -161,20 +175,20 @@ class BatchedMLP(nn.Module):
         self.outputs = inputs
 
     @property
-    def first(self) -> tuple[Tensor, Tensor]:
-        """Weight [E, K, H] and bias [E, 1, H] of the first layer."""
-        return self.weights[0], self.biases[0]
+    def first(self) -> Layer:
+        """The first layer."""
+        return Layer(self.weights[0], self.biases[0], is_relu=True)
 
     def after_first(self, x_EBH: Tensor) -> Tensor:
-        """Return [E, B, H] from what the first layer's product gives."""
-        x = torch.relu(x_EBH)
+        """Return [E, B, H] from what the first layer gives."""
+        x = x_EBH
         for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True):
             x = side_by_side(x, weight, bias).relu_()
         return x
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [E, B, H] from x [B, K] (shared by all) or [E, B, K] (one each)."""
-        return self.after_first(side_by_side(x, *self.first))
+        return self.after_first(torch.relu(side_by_side(x, self.weights[0], self.biases[0])))
 
 
 def side_by_side(x: Tensor, weight_EKH: Tensor, bias_E1H: Tensor) -> Tensor:
@@ -189,51 +203,65 @@ def side_by_side(x: Tensor, weight_EKH: Tensor, bias_E1H: Tensor) -> Tensor:
     return flat.view(-1, networks, outputs).transpose(0, 1)
 
 
-def joint_layers(x_BK: Tensor, layers: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """Return `side_by_side` of several groups of layers of one x, all of them as one product.
+def joint_layers(x_BK: Tensor, layers: Sequence[Layer]) -> list[Tensor]:
+    """Return what several groups of layers give of one x, [E, B, H] each, all of them by one product.
 
     A product of few columns takes nearly as long as one of many: beside 192 columns of experts the 15 of gates took
-    4 of 29 ms of a training step, and as columns of the same product half a millisecond.
+    4 of 29 ms of a training step, and as columns of the same product half a millisecond. Under autocast x and its
+    gradient are also converted once, not for each layer.
     """
-    if torch.is_autocast_enabled(x_BK.device.type):
-        return [side_by_side(x_BK, weight, bias) for weight, bias in layers]
-    parts: tuple[Tensor, ...] = _JointLayers.apply(x_BK, *(tensor for layer in layers for tensor in layer))  # type: ignore[no-untyped-call]
+    device = x_BK.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_BK.dtype
+    tensors = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
+    parts: tuple[Tensor, ...] = _JointLayers.apply(x_BK, dtype, [layer.is_relu for layer in layers], *tensors)  # type: ignore[no-untyped-call]
     return list(parts)
 
 
 class _JointLayers(torch.autograd.Function):
-    """Linear layers of one x, given as weight [E, K, H], bias [E, 1, H] and so on, as one product of W columns.
+    """Layers of one x, given as weight [E, K, H], bias [E, 1, H] and so on, as one product of W columns.
 
     Columns of nothing fill it up to a multiple of `_COLUMNS`, for which kernels are made. By hand, because autograd
-    would copy what comes back once more, to put it together.
+    would copy what comes back twice more: behind each ReLU, and to put it together.
     """
 
     @staticmethod
-    def forward(ctx: Any, x_BK: Tensor, *layers: Tensor) -> tuple[Tensor, ...]:
-        """Return each group's outputs, [E, B, H]."""
+    def forward(
+        ctx: Any, x_BK: Tensor, dtype: torch.dtype, is_relu: Sequence[bool], *layers: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return each group's outputs, [E, B, H], of products in a dtype."""
         shapes = [weight.shape for weight in layers[::2]]
         width = -(-sum(shape[0] * shape[2] for shape in shapes) // _COLUMNS) * _COLUMNS
+        ctx.x_dtype, x_BK = x_BK.dtype, x_BK.to(dtype)
         weight_KW, bias_W = x_BK.new_zeros(x_BK.shape[1], width), x_BK.new_zeros(width)
         for into, weight in zip(_columns_of(weight_KW, shapes), layers[::2], strict=True):
             into.copy_(weight)
         for into, bias in zip(_columns_of(bias_W[None], shapes), layers[1::2], strict=True):
             into.copy_(bias)
-        ctx.shapes = shapes
-        ctx.save_for_backward(x_BK, weight_KW)
-        return tuple(_columns_of(torch.addmm(bias_W, x_BK, weight_KW), shapes))
+        ctx.shapes, ctx.is_relu = shapes, is_relu
+        output_BW = torch.addmm(bias_W, x_BK, weight_KW)
+        outputs = _columns_of(output_BW, shapes)
+        for output, relu in zip(outputs, is_relu, strict=True):
+            if relu:
+                output.clamp_(min=0)
+        ctx.save_for_backward(x_BK, weight_KW, output_BW)
+        return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x and of each weight and bias."""
-        x_BK, weight_KW = ctx.saved_tensors
+        x_BK, weight_KW, output_BW = ctx.saved_tensors
         gradient_BW = x_BK.new_empty(len(x_BK), weight_KW.shape[1])
         gradient_BW[:, -_COLUMNS:] = 0
-        for into, gradient in zip(_columns_of(gradient_BW, ctx.shapes), gradients, strict=True):
-            into.copy_(gradient)
-        x_gradient = gradient_BW @ weight_KW.t() if ctx.needs_input_grad[0] else None
-        weights = _columns_of(x_BK.t() @ gradient_BW, ctx.shapes)
-        biases = _columns_of(gradient_BW.sum(0)[None], ctx.shapes)
-        return x_gradient, *(tensor for layer in zip(weights, biases, strict=True) for tensor in layer)
+        into, outputs = _columns_of(gradient_BW, ctx.shapes), _columns_of(output_BW, ctx.shapes)
+        for of_group, gradient, output, relu in zip(into, gradients, outputs, ctx.is_relu, strict=True):
+            if relu:
+                torch.ops.aten.threshold_backward.grad_input(gradient, output, 0, grad_input=of_group)
+            else:
+                of_group.copy_(gradient)
+        x_gradient = (gradient_BW @ weight_KW.t()).to(ctx.x_dtype) if ctx.needs_input_grad[0] else None
+        weights = _columns_of((x_BK.t() @ gradient_BW).to(ctx.x_dtype), ctx.shapes)
+        biases = _columns_of(gradient_BW.sum(0, dtype=ctx.x_dtype)[None], ctx.shapes)
+        return x_gradient, None, None, *(tensor for layer in zip(weights, biases, strict=True) for tensor in layer)
 
 
 def _columns_of(wide_RW: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
@@ -255,6 +283,33 @@ def last_product(x: Tensor, weight: Tensor) -> Tensor:
         return x @ weight
     with torch.autocast(x.device.type, enabled=False):
         return x.to(weight.dtype) @ weight
+
+
+def column_products(x_TBH: Tensor, weight_TH: Tensor) -> Tensor:
+    """Return x [T, B, H] times w [T, H], [T, B], at full precision also under autocast.
+
+    As batched products of one column they take up to three times as long to train, as sums twice.
+    """
+    products_TB: Tensor = _ColumnProducts.apply(x_TBH, weight_TH)  # type: ignore[no-untyped-call]
+    return products_TB
+
+
+class _ColumnProducts(torch.autograd.Function):
+    """A product of a matrix and a vector for each task, and two more for their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x_TBH: Tensor, weight_TH: Tensor) -> Tensor:
+        """Return [T, B]."""
+        ctx.save_for_backward(x_TBH, weight_TH)
+        with torch.autocast(x_TBH.device.type, enabled=False):
+            return torch.stack([torch.mv(x_BH, weight_H) for x_BH, weight_H in zip(x_TBH, weight_TH, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients of x and w."""
+        (gradient_TB,), (x_TBH, weight_TH) = gradients, ctx.saved_tensors
+        of_weight = [torch.mv(x_BH.t(), of_B) for x_BH, of_B in zip(x_TBH, gradient_TB, strict=True)]
+        return gradient_TB[:, :, None] * weight_TH[:, None], torch.stack(of_weight)
 
 
 def normal_rows(rows: int, size: int, own_rows: Callable[[int], slice] | None = None) -> Tensor:

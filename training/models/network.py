@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bundle.features import FeatureSchema
 from training.errors import ConfigInvalid
-from training.models.backbones import BACKBONES
+from training.models.backbones import BACKBONES, read
 from training.models.config import ModelConfig
 from training.models.heads import IndependentHead, LatentHead, Logits, Wide
 from training.models.layers import InputLayer
@@ -52,5 +52,10 @@ class Network(nn.Module):
         x_BK = self.inputs(codes_BC, values_BV)
         x_backbone = x_BK[:, : self.backbone_inputs]
         wide_LBT = None if self.wide is None else self.wide(x_backbone)
-        logits: Logits = self.head(x_BK, self.backbone(x_backbone), wide_LBT)
+        logits: Logits
+        if self.training and isinstance(self.head, LatentHead) and self.backbone_inputs == self.inputs.width:
+            *found, latent_1BH = read(x_BK, [*self.backbone.readers, self.head.latent], jointly=True)
+            logits = self.head(x_BK, self.backbone.after_readers(found), wide_LBT, latent_1BH)
+        else:
+            logits = self.head(x_BK, self.backbone(x_backbone), wide_LBT)
         return logits
