@@ -27,8 +27,6 @@ from loadtest.peers.wires import (
 PEERS_FOLDER = Path(".peers")
 SOURCES = Path(__file__).parent
 HOST = "127.0.0.1"
-LOOP = "onnxruntime"
-"""The bare loop: a peer without a server."""
 INT8_TOLERANCE = 0.05
 
 
@@ -53,6 +51,8 @@ class Server:
         name: as tables show it.
         command: its start → argv.
         wires: ways to ask it.
+        graphs: what a bare loop runs, a peer without a server: torch's own export, and the service's graphs. What it
+            cannot run here it leaves out.
         environment: further environment variables of a start.
         peer: name of its environment and folder; None for this service.
         models: models folder of the kit that this service needs.
@@ -66,6 +66,7 @@ class Server:
     peer: str | None = None
     models: str | None = None
     python: str = sys.executable
+    graphs: tuple[str, ...] = ()
 
 
 def services() -> tuple[Server, ...]:
@@ -147,7 +148,20 @@ PEERS: tuple[Server, ...] = (
         peer="triton",
         python="/usr/bin/python3.11",
     ),
-    Server("ONNX Runtime, no server", lambda start: start.script(LOOP), (), peer=LOOP),
+    Server(
+        "ONNX Runtime, no server",
+        lambda start: start.script("onnxruntime"),
+        (),
+        peer="onnxruntime",
+        graphs=("plain", "fp32", "int8", "fused"),
+    ),
+    Server(
+        "OpenVINO, no server",
+        lambda start: start.script("openvino"),
+        (),
+        peer="openvino",
+        graphs=("plain", "plain-bfloat16", "fp32", "int8"),
+    ),
 )
 
 

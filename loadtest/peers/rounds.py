@@ -16,15 +16,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from loadtest.errors import AnswerWrong, LoadtestError, ServerFailed
-from loadtest.peers.catalogue import HOST, LOOP, PEERS_FOLDER, Server
+from loadtest.peers.catalogue import HOST, PEERS_FOLDER, Server
 from loadtest.peers.closed_loop import drive_closed
 from loadtest.peers.kit import Kit
 from loadtest.peers.process import START_S, Running, running
 from loadtest.peers.wires import Wire
 from loadtest.traffic import Target, build_requests
 
-GRAPHS = ("plain", "fp32", "int8", "fused")
-"""What the bare loop runs: torch's own export, and the service's graphs, the last where its operators are usable."""
 _ANSWER_S = 60.0
 
 
@@ -113,7 +111,7 @@ def _measure_server(kit: Kit, server: Server, candidates: Sequence[int], setting
     try:
         with running(server, kit, settings.server_core) as started:
             os.sched_setaffinity(0, {settings.client_core})
-            if server.peer == LOOP:
+            if server.graphs:
                 _measure_loop(started, candidates, settings, results)
             if server.wires:
                 _wait_until_ready(kit, started, server.wires[0], candidates[0])
@@ -194,7 +192,7 @@ def _ask(kit: Kit, started: Running, wire: Wire, count: int) -> float:
 def _measure_loop(started: Running, candidates: Sequence[int], settings: Settings, results: Results) -> None:
     stdin, stdout = started.process.stdin, started.process.stdout
     assert stdin is not None and stdout is not None
-    for graph in GRAPHS:
+    for graph in started.server.graphs:
         for count in candidates:
             stdin.write(f"{graph} {count} {settings.duration_s}\n")
             stdin.flush()
@@ -205,7 +203,10 @@ def _measure_loop(started: Running, candidates: Sequence[int], settings: Setting
             if not given:
                 continue
             figure = Figure(given["requests"] / given["seconds"], 1e3 * given["cpu_s"] / given["requests"])
-            results.figures.setdefault(Key(started.server.name, f"{graph} graph", count), []).append(figure)
+            wire = f"{graph.replace('-', ' in ')} graph"
+            results.figures.setdefault(Key(started.server.name, wire, count), []).append(figure)
+            name = f"{started.server.name}, {wire}"
+            results.largest_error[name] = max(given["largest_error"], results.largest_error.get(name, 0.0))
 
 
 def _shown(server: Server, candidates: Sequence[int], results: Results) -> str:

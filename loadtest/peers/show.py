@@ -13,12 +13,14 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 from rich.table import Table
 
 from loadtest.environment import describe_environment
-from loadtest.peers.catalogue import LOOP, PEERS
+from loadtest.peers.catalogue import PEERS
 from loadtest.peers.rounds import Figure, Key, Results, Settings
 
 FORMAT = 1
-_LOOP_NAME = next(peer.name for peer in PEERS if peer.peer == LOOP)
-_SERVERS = {peer.name for peer in PEERS} - {_LOOP_NAME}
+_LOOPS = {peer.name for peer in PEERS if peer.graphs}
+_RUNTIME = "ONNX Runtime, no server"
+"""The loop of the runtime that the service has."""
+_SERVERS = {peer.name for peer in PEERS} - _LOOPS
 _WHOLE_JOBS = {(peer.name, wire.name) for peer in PEERS for wire in peer.wires if wire.whole_job}
 _GRAPHS_OF = {"dlen fp32": ("fp32 graph",), "dlen int8": ("fused graph", "int8 graph")}
 """Which graph a service runs: the first of these that the bare loop ran."""
@@ -61,7 +63,7 @@ def ratios(results: Results, candidates: int, *, whole_job: bool = False) -> dic
         return {}
     given: dict[str, dict[str, Any]] = {}
     for key, rounds in results.figures.items():
-        if key.candidates != candidates or key.server in _SERVERS or key.server == _LOOP_NAME:
+        if key.candidates != candidates or key.server in _SERVERS | _LOOPS:
             continue
         pairs = list(zip(rounds, results.figures[best], strict=False))
         rates = [ours.requests_per_s / theirs.requests_per_s for ours, theirs in pairs]
@@ -81,7 +83,7 @@ def outside_runtime_ms(results: Results) -> dict[Key, float]:
     middle = medians(results)
     outside = {}
     for key, figure in middle.items():
-        keys = (Key(_LOOP_NAME, graph, key.candidates) for graph in _GRAPHS_OF.get(key.server, ()))
+        keys = (Key(_RUNTIME, graph, key.candidates) for graph in _GRAPHS_OF.get(key.server, ()))
         loop = next((middle[graph] for graph in keys if graph in middle), None)
         if loop is not None:
             outside[key] = figure.cpu_ms - loop.cpu_ms
@@ -184,7 +186,7 @@ def plot_peers(results: Results, candidates: Sequence[int]) -> bytes:
     axes, middle = picture.subplots(), medians(results)
     for number, (server, wire) in enumerate(wires_of(results)):
         rates = [middle[Key(server, wire, count)].requests_per_s for count in candidates]
-        peer, loop = server in _SERVERS, server == _LOOP_NAME
+        peer, loop = server in _SERVERS, server in _LOOPS
         style = ":" if loop else "--" if peer else "-"
         color = f"C{number % 10}" if not (peer or loop) else None
         if peer or loop:
@@ -205,7 +207,7 @@ def plot_lines(results: Results) -> bytes:
     """Return this service's CPU ms per request against N with the fitted lines, as a PNG picture."""
     picture = Picture(figsize=(9, 5.5), layout="constrained")
     axes, middle = picture.subplots(), medians(results)
-    for number, (server, wire) in enumerate(w for w in wires_of(results) if w[0] not in _SERVERS | {_LOOP_NAME}):
+    for number, (server, wire) in enumerate(w for w in wires_of(results) if w[0] not in _SERVERS | _LOOPS):
         points = sorted((k.candidates, f.cpu_ms) for k, f in middle.items() if (k.server, k.wire) == (server, wire))
         line, color = line_of(results, server, wire), f"C{number}"
         label = f"{server}, {wire}"

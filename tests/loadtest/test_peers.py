@@ -28,7 +28,8 @@ def peer(mode: str) -> Server:
 
 @pytest.fixture
 def kit(tmp_path):
-    (tmp_path / "kit.json").write_text(json.dumps({"candidates": [3, 5], "tasks": ["click", "like"], "codes": 4}))
+    described = {"candidates": [3, 5], "tasks": ["click", "like"], "codes": 4, "request_codes": 3}
+    (tmp_path / "kit.json").write_text(json.dumps(described))
     for count in (3, 5):
         codes = np.random.default_rng(count).integers(0, 99, size=(2, count, 4)).astype(np.int32)
         np.savez(tmp_path / f"inputs-{count}.npz", codes=codes, p=codes[0, :, :2].astype(np.float32) / 100)
@@ -44,6 +45,22 @@ def test_a_server_is_measured_in_rounds_at_every_n(kit):
     }
     assert all(figure.requests_per_s > 0 for rounds in results.figures.values() for figure in rounds)
     assert results.largest_error == {"peer that will serve, JSON": 0.0}
+
+
+def test_a_bare_loop_runs_each_graph_that_it_has_and_tells_how_far_off_it_is(kit):
+    loop = SERVER.with_name("peer_loop.py")
+    server = Server(
+        "loop", lambda start: [sys.executable, str(loop)], (), graphs=("plain", "plain-off", "fp32", "int8")
+    )
+    results = measure_servers(kit, [server], [3, 5], SETTINGS, lambda _: None)
+    assert results.skipped == {}
+    wires = ("plain graph", "plain in off graph", "fp32 graph")
+    assert {(key.wire, key.candidates): len(rounds) for key, rounds in results.figures.items()} == {
+        (wire, count): 2 for wire in wires for count in (3, 5)
+    }
+    assert all(figure.requests_per_s > 0 for rounds in results.figures.values() for figure in rounds)
+    assert results.largest_error["loop, plain graph"] == 0
+    assert results.largest_error["loop, plain in off graph"] == pytest.approx(0.5)
 
 
 def test_servers_that_fail_or_err_are_named_with_the_reason_and_the_others_measured(kit):
@@ -81,7 +98,7 @@ def test_every_peer_has_a_server_and_pinned_packages_without_torch(peer):
     assert (folder / "serve.py").exists()
     assert all("==" in line for line in lines)
     assert not any(line.startswith("torch") for line in lines)
-    assert any(line.startswith("onnxruntime==") for line in lines)
+    assert any(line.startswith(("onnxruntime==", "openvino==")) for line in lines)
 
 
 def test_arrays_survive_each_wire():
