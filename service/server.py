@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Protocol
 
 import uvicorn
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import Histogram
 
 from bundle.memory import keep_freed_memory
 from service.app import build_app
@@ -28,6 +28,7 @@ from service.settings import Settings
 from service.shed import Door, guarded
 from service.sockets import open_socket
 from service.straight import straight
+from service.tally import TalliedRegistry
 from service.worker import Worker
 
 _LOG = logging.getLogger("service.server")
@@ -91,7 +92,7 @@ def serve_one(settings: Settings) -> int:
         StartRefused, BundleError, FusionError: why it cannot start.
     """
     opened = open_socket(settings.host, settings.port)
-    registry = CollectorRegistry()
+    registry = TalliedRegistry()
     metrics = Metrics(registry)
     server, thread, metrics_port = start_metrics_server(registry, settings.metrics_host, settings.metrics_port)
     try:

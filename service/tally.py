@@ -16,11 +16,11 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Protocol
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+from prometheus_client.registry import Collector, RestrictedRegistry
 
-__all__ = ["Counts", "Observes", "Stage", "Stages", "Tallies", "TimedStage", "compiled"]
+__all__ = ["Counts", "Observes", "Stage", "Stages", "TalliedRegistry", "Tallies", "TimedStage", "compiled"]
 
 try:
     from service import compiled_tally as compiled
@@ -115,6 +115,17 @@ class Tallies(Collector):
     def describe(self) -> Iterable[Metric]:
         """Name no metric."""
         return ()
+
+
+class TalliedRegistry(CollectorRegistry):
+    """A registry that settles also when only some of its metrics are asked for, by their names."""
+
+    def restricted_registry(self, names: Iterable[str]) -> RestrictedRegistry:
+        """Return these metrics, all counted."""
+        for collector in tuple(self._collector_to_names):
+            if isinstance(collector, Tallies):
+                collector.settle()
+        return super().restricted_registry(names)
 
 
 def _place_of(value: Any) -> tuple[memoryview[float], bool]:

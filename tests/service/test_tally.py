@@ -5,12 +5,12 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 
 from service import tally
 from service.metrics import SECONDS, Metrics, use_slot, workers_registry
 from service.record import Record
-from service.tally import Tallies, TimedStage
+from service.tally import TalliedRegistry, Tallies, TimedStage
 
 
 def samples(metric):
@@ -75,6 +75,16 @@ def test_a_scrape_shows_all_that_was_counted_before_it(either):
         assert value("things_total", {"kind": "a"}) == 3 * times
         assert value("level") == 7 - times
         assert value("seconds_sum") == 0.5 * times and value("seconds_bucket", {"le": "0.5"}) == times
+
+
+def test_metrics_asked_for_by_name_show_all_that_was_counted(either):
+    registry = TalliedRegistry()
+    tallies = Tallies()
+    registry.register(tallies)
+    counter, *_ = counted_by(tallies, registry)
+    counter.inc()
+    text = generate_latest(registry.restricted_registry(["things_total"])).decode()
+    assert 'things_total{kind="a"} 1.0' in text and "seconds" not in text
 
 
 def test_a_workers_counts_lie_in_its_files_at_once(slot, either):
