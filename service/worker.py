@@ -52,7 +52,7 @@ class Worker:
         self.metrics.compiled.set(compiled)
         if not compiled:
             _LOG.warning(
-                "the compiled loops are not built: a request takes about a fifth more CPU time (docs/serving.md)"
+                "the compiled loops are not built: a request takes up to 1.6 times the CPU time (docs/serving.md)"
             )
         usable = operators.usable() and not self.settings.stock_graphs
         self.metrics.operators.labels(operators.instructions() if usable else "none").set(1)
