@@ -184,6 +184,7 @@ def plot_peers(results: Results, candidates: Sequence[int]) -> bytes:
     """Return requests per second by N, both on log scales, as a PNG picture."""
     picture = Picture(figsize=(10, 6.5), layout="constrained")
     axes, middle = picture.subplots(), medians(results)
+    drawn: dict[str, int] = {}
     for number, (server, wire) in enumerate(wires_of(results)):
         rates = [middle[Key(server, wire, count)].requests_per_s for count in candidates]
         peer, loop = server in _SERVERS, server in _LOOPS
@@ -191,7 +192,8 @@ def plot_peers(results: Results, candidates: Sequence[int]) -> bytes:
         color = f"C{number % 10}" if not (peer or loop) else None
         if peer or loop:
             color = _shade(server)
-        marker = "o" if not (peer or loop) else "^" if wire.endswith("JSON") else "s"
+        marker = _MARKERS[drawn.get(server, 0) % len(_MARKERS)] if peer or loop else "o"
+        drawn[server] = drawn.get(server, 0) + 1
         width = 1.2 if peer or loop else 2.2
         axes.plot(candidates, rates, style, color=color, marker=marker, linewidth=width, label=f"{server}, {wire}")
     axes.set(xscale="log", yscale="log", xlabel="candidates of a request", ylabel="requests/s, one core")
@@ -224,9 +226,13 @@ def plot_lines(results: Results) -> bytes:
     return _png(picture)
 
 
+_MARKERS = "^svDX"
+"""Of a peer's wires, or a loop's graphs, one after another: they share its colour."""
+
+
 def _shade(server: str) -> str:
     """Return the colour of a peer: greys and browns, so that this service's lines stand out."""
-    shades = ("#555555", "#8c6d31", "#9c9ede", "#bd9e39", "#7b4173", "#999999")
+    shades = ("#555555", "#8c6d31", "#9c9ede", "#bd9e39", "#7b4173", "#999999", "#1f3f3f")
     return shades[[peer.name for peer in PEERS].index(server) % len(shades)]
 
 
