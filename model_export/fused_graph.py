@@ -25,7 +25,8 @@ from model_export.quantise import REQUEST_STEPS, IntegerLayer, Quantised, Reques
 from model_export.wiring import array
 from training.models.backbones import Gates
 from training.models.heads import IndependentHead, LatentHead
-from training.models.layers import BatchedMLP, Block
+from training.models.inputs import Block
+from training.models.layers import BatchedMLP
 from training.models.structure import unrelated
 
 MOST_LAYERS = 8

@@ -25,7 +25,8 @@ from model_export.onnx_writer import GraphWriter, WeightsFile
 from model_export.wiring import WIDE, Weights, array, as_one_layer, first_experts, first_linears, latent_network
 from training.models.backbones import MMOE, PLE, Gates, PLELevel, SeparateBottoms, SharedBottom
 from training.models.heads import IndependentHead, LatentHead
-from training.models.layers import BatchedMLP, Block, PartLayout
+from training.models.inputs import Block, PartLayout
+from training.models.layers import BatchedMLP
 from training.models.network import Network
 
 Layer = tuple[Weights, Weights]

@@ -25,7 +25,8 @@ from model_export.item_columns import ITEM_ZERO_POINT, WEIGHT_STEPS, ItemRows, i
 from model_export.onnx_writer import GraphWriter
 from model_export.quantise import REQUEST_STEPS, IntegerLayer, Quantised, RequestHalf
 from model_export.wiring import array, backbone_reads_items, first_experts, latent_network, linears_on_items
-from training.models.layers import BatchedMLP, Block, PartLayout
+from training.models.inputs import Block, PartLayout
+from training.models.layers import BatchedMLP
 
 WIDE_INPUT = 256
 _INT32 = 6

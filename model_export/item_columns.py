@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.models.layers import InputLayer
+from training.models.inputs import InputLayer
 
 WEIGHT_STEPS = 127
 ITEM_ZERO_POINT = 128

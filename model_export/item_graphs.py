@@ -20,7 +20,7 @@ from bundle.manifest import ITEM_CODES, ITEM_ENCODER_FILE, ITEM_ROWS, ITEM_VALUE
 from bundle.read import output_tensors
 from model_export.graph import ServingGraph
 from model_export.onnx_writer import WeightsFile
-from training.models.layers import PartLayout
+from training.models.inputs import PartLayout
 from training.models.network import Network
 
 Rows = Literal["packed", "layer1"]

@@ -14,7 +14,8 @@ from model_export.int8_graph import WIDE_INPUT, Int8Graph
 from model_export.item_halves import Floats, HalfSteps, hidden_widths, linear_widths, networks_on_x
 from model_export.quantise import IntegerLayer, Quantised, RequestHalf, integer_layer
 from model_export.wiring import array, backbone_reads_items, linears_on_items
-from training.models.layers import BatchedMLP, PartLayout
+from training.models.inputs import PartLayout
+from training.models.layers import BatchedMLP
 
 _INT32, _FLOAT = 6, 1
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bundle.features import FeatureSchema
 from model_export.item_columns import WEIGHT_STEPS, item_columns
-from training.models.layers import InputLayer
+from training.models.inputs import InputLayer
 
 SCHEMA = FeatureSchema.model_validate(
     {

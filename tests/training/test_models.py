@@ -12,7 +12,8 @@ from training.models.backbones import MMOE, PLE, SharedBottom
 from training.models.config import MODEL_NAMES, ModelConfig
 from training.models.heads import LatentHead
 from training.models.initialise import initialise
-from training.models.layers import BatchedMLP, InputLayer, Layer, column_products, joint_layers, side_by_side
+from training.models.inputs import InputLayer
+from training.models.layers import BatchedMLP, Layer, column_products, joint_layers, side_by_side
 from training.models.network import Network
 
 SCHEMA = FeatureSchema.model_validate(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from training.errors import RunInvalid
-from training.models.layers import normal_rows
+from training.models.inputs import normal_rows
 from training.tensors import Pieces, read_rows, read_tensors, write_tensors
 
 TENSORS = {

@@ -7,16 +7,40 @@ Legend: B batch, K input width, E experts, T tasks, H width of an expert's last 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from training.models.config import ModelConfig
-from training.models.layers import BatchedMLP, Layer, joint_layers, linear_weight, side_by_side
+from training.models.layers import BatchedMLP, Layer, joint_layers, linear_weight
 
 
-class SharedBottom(nn.Module):
+class Backbone(nn.Module, ABC):
+    """What every backbone is.
+
+    Attributes:
+        outputs: width H of a representation.
+    """
+
+    outputs: int
+
+    @property
+    @abstractmethod
+    def readers(self) -> list[Reader]:
+        """The networks that read x."""
+
+    @abstractmethod
+    def after_readers(self, found: Sequence[Tensor]) -> Tensor:
+        """Return [T, B, H] from what the readers give."""
+
+    def forward(self, x_BK: Tensor) -> Tensor:
+        """Return [T, B, H]."""
+        return self.after_readers(read(x_BK, self.readers, jointly=self.training and len(self.readers) > 1))
+
+
+class SharedBottom(Backbone):
     """One MLP whose output every task takes."""
 
     def __init__(self, config: ModelConfig, inputs: int, tasks: int) -> None:
@@ -35,12 +59,8 @@ class SharedBottom(nn.Module):
         (bottom,) = found
         return bottom.expand(self.tasks, -1, -1)
 
-    def forward(self, x_BK: Tensor) -> Tensor:
-        """Return [T, B, H]."""
-        return self.after_readers(read(x_BK, self.readers, jointly=False))
 
-
-class SeparateBottoms(nn.Module):
+class SeparateBottoms(Backbone):
     """One MLP per task on the shared embeddings, as in ESMM (Ma et al., SIGIR 2018)."""
 
     def __init__(self, config: ModelConfig, inputs: int, tasks: int) -> None:
@@ -58,10 +78,6 @@ class SeparateBottoms(nn.Module):
         (bottoms,) = found
         return bottoms
 
-    def forward(self, x_BK: Tensor) -> Tensor:
-        """Return [T, B, H]."""
-        return self.after_readers(read(x_BK, self.readers, jointly=False))
-
 
 class Gates(nn.Module):
     """One softmax gate per mixture: x [B, K] → weights [M, B, E] over E experts for M mixtures."""
@@ -73,7 +89,7 @@ class Gates(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return softmax weights [M, B, E] from x [B, K] or [M, B, K]."""
-        return self.after_first(side_by_side(x, self.weight, self.bias))
+        return self.after_first(self.first.of(x))
 
     @property
     def first(self) -> Layer:
@@ -90,7 +106,7 @@ class Gates(nn.Module):
         return torch.softmax(logits_MEB, dim=1).permute(2, 0, 1).contiguous().transpose(0, 1)
 
 
-class MMOE(nn.Module):
+class MMOE(Backbone):
     """Experts on x, mixed per task by a softmax gate on x."""
 
     def __init__(self, config: ModelConfig, inputs: int, tasks: int) -> None:
@@ -108,10 +124,6 @@ class MMOE(nn.Module):
         """Return [T, B, H] from what the readers give."""
         gates_MBE, experts_EBH = found
         return mix(gates_MBE, experts_EBH)
-
-    def forward(self, x_BK: Tensor) -> Tensor:
-        """Return [T, B, H]."""
-        return self.after_readers(read(x_BK, self.readers, jointly=self.training))
 
 
 class PLELevel(nn.Module):
@@ -152,7 +164,7 @@ class PLELevel(nn.Module):
         return torch.cat([shared, x[:-1].repeat_interleave(self.own, dim=0)])
 
 
-class PLE(nn.Module):
+class PLE(Backbone):
     """Progressive layered extraction; one level is CGC, the paper's setting."""
 
     def __init__(self, config: ModelConfig, inputs: int, tasks: int) -> None:
@@ -174,10 +186,6 @@ class PLE(nn.Module):
         for level in self.levels[1:]:
             x = level(x)
         return x
-
-    def forward(self, x_BK: Tensor) -> Tensor:
-        """Return [T, B, H]."""
-        return self.after_readers(read(x_BK, self.readers, jointly=self.training))
 
     @property
     def _first(self) -> PLELevel:
@@ -202,7 +210,7 @@ def mix(weights_MBE: Tensor, experts_EBH: Tensor) -> Tensor:
     return torch.bmm(weights_MBE.permute(1, 0, 2), experts_EBH.transpose(0, 1)).transpose(0, 1)
 
 
-BACKBONES: dict[str, type[SharedBottom] | type[MMOE] | type[PLE] | type[SeparateBottoms]] = {
+BACKBONES: dict[str, type[Backbone]] = {
     "shared-bottom": SharedBottom,
     "mmoe": MMOE,
     "ple": PLE,

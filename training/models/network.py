@@ -12,7 +12,7 @@ from training.errors import ConfigInvalid
 from training.models.backbones import BACKBONES, read
 from training.models.config import ModelConfig
 from training.models.heads import IndependentHead, LatentHead, Logits, Wide
-from training.models.layers import InputLayer
+from training.models.inputs import InputLayer
 from training.models.structure import TaskStructure, unrelated
 
 
