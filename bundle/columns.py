@@ -18,8 +18,6 @@ from bundle.errors import WrongType
 class Column(Struct, frozen=True):
     """One value per row, optionally dictionary-coded.
 
-    Not to be changed, though not frozen: a request has one of each feature, and frozen ones take three times as long.
-
     Attributes:
         values: int64, float64 or strings [N]; with `indices`, the distinct values [K].
         missing: bool [N], true where there is no value; None when every row has one.

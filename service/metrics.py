@@ -8,7 +8,7 @@ on rising over a restart) and the supervisor shows their sum.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from threading import Thread
@@ -53,7 +53,9 @@ class Metrics:
         self.registry = registry
         self.tallies = tallies = Tallies()
         r.register(tallies)  # first, so that a scrape of the others finds all
-        self.seconds_of_stage = cache(self._seconds_of_stage)
+        self.seconds_of_stage: Callable[[str], Observes] = cache(
+            lambda name: tallies.observations(self.stage_seconds.labels(name))
+        )
         self._request = cache(lambda *labels: tallies.count(self.requests.labels(*labels)))
         self._route = cache(lambda route: tallies.observations(self.request_seconds.labels(route)))
         self._encoding = cache(lambda *labels: tallies.count(self.encodings.labels(*labels)))
@@ -145,9 +147,6 @@ class Metrics:
             "dlen_last_reload_timestamp_seconds", "When models or config were last taken over.", ("kind",),
             registry=r, multiprocess_mode="max",
         )  # fmt: skip
-
-    def _seconds_of_stage(self, name: str) -> Observes:
-        return self.tallies.observations(self.stage_seconds.labels(name))
 
     def note_parsed(self, taken: str, given: str, candidates: int) -> None:
         """Note the encodings and the size of a rank request."""

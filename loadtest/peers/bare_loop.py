@@ -45,10 +45,9 @@ def answer(runs: Mapping[str, Run]) -> None:
         if graph in runs:
             arrays = np.load(KIT / f"inputs-{count}.npz")
             parts = None if graph.partition("-")[0] == "plain" else request_codes
-            figures = _measure(runs[graph], [_inputs(codes, parts) for codes in arrays["codes"]], float(seconds))
-            figures["largest_error"] = float(
-                np.abs(runs[graph](_inputs(arrays["codes"][0], parts)) - arrays["p"]).max()
-            )
+            requests = [_inputs(codes, parts) for codes in arrays["codes"]]
+            figures = _measure(runs[graph], requests, float(seconds))
+            figures["largest_error"] = float(np.abs(runs[graph](requests[0]) - arrays["p"]).max())
         sys.stdout.write(json.dumps(figures) + "\n")
         sys.stdout.flush()
 
